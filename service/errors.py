@@ -1,0 +1,135 @@
+"""Everything Errorbar raises on purpose.
+
+    ErrorbarError
+    ├── RequestError                 the caller can mend it
+    │   ├── MalformedBody            not JSON, or not the shape of a request
+    │   ├── InvalidInput             a value of the input is wrong; names its path
+    │   ├── InvalidOption            an option is unknown, out of range or not available here
+    │   ├── UncertaintyUnavailable   the model has no dropout that could be sampled
+    │   ├── TooLarge                 over a limit of this server
+    │   ├── UnsupportedMediaType
+    │   ├── ModelNotFound
+    │   └── VersionNotFound
+    ├── ServingError                 the server cannot answer now; a retry may help
+    │   ├── Overloaded, NotReady, Draining, DeadlineExceeded
+    ├── ModelFailed                  the model raised, or gave a number that is not finite
+    ├── UnservableModel              `prepare` or a repository refuses a model, with site and reason
+    ├── InvalidManifest              a model folder is wrong; names the key
+    ├── InvalidSettings              a setting is unknown or out of range
+    └── ConnectionFailed             the client could not reach a server
+
+`code` is stable and is what programs should look at; the message is for people and says what was expected,
+what came and what to do. Nothing here knows HTTP: one table at the edge gives the statuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Iterable
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One wrong value: where it is (`instances[3][17]`) and what is wrong with it."""
+
+    path: str
+    message: str
+
+
+class ErrorbarError(Exception):
+    """Base of all errors raised on purpose. `detail` is the sentence for people."""
+
+    code = "error"
+
+    def __init__(self, detail: str, *, faults: Iterable[Fault] = (), retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.faults = tuple(faults)
+        self.retry_after_s = retry_after_s
+
+
+class RequestError(ErrorbarError):
+    code = "request_error"
+
+
+class MalformedBody(RequestError):
+    code = "malformed_body"
+
+
+class InvalidInput(RequestError):
+    code = "invalid_input"
+
+
+class InvalidOption(RequestError):
+    code = "invalid_option"
+
+
+class UncertaintyUnavailable(RequestError):
+    code = "uncertainty_unavailable"
+
+
+class TooLarge(RequestError):
+    code = "too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    code = "unsupported_media_type"
+
+
+class ModelNotFound(RequestError):
+    code = "model_not_found"
+
+
+class VersionNotFound(RequestError):
+    code = "version_not_found"
+
+
+class ServingError(ErrorbarError):
+    code = "serving_error"
+
+
+class Overloaded(ServingError):
+    """The queue is full. Nothing was computed, so a retry is safe after `retry_after_s`."""
+
+    code = "overloaded"
+
+
+class NotReady(ServingError):
+    code = "not_ready"
+
+
+class Draining(ServingError):
+    code = "draining"
+
+
+class DeadlineExceeded(ServingError):
+    code = "deadline_exceeded"
+
+
+class ModelFailed(ErrorbarError):
+    code = "model_failed"
+
+
+class UnservableModel(ErrorbarError):
+    code = "unservable_model"
+
+
+class InvalidManifest(ErrorbarError):
+    code = "invalid_manifest"
+
+
+class InvalidSettings(ErrorbarError):
+    code = "invalid_settings"
+
+
+class ConnectionFailed(ErrorbarError):
+    """Raised by the client only: no answer came from the server (refused, cut or timed out)."""
+
+    code = "connection_failed"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that is not known: ", did you mean 'x'?", or nothing if none is near."""
+    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f", did you mean {found[0]!r}?" if found else ""

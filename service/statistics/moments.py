@@ -1,0 +1,110 @@
+"""Mean and standard deviation over samples, with their Monte-Carlo standard errors, in one pass.
+
+Sums are float64 and shifted by the first sample, so that a spread of 1e-6 around 100 keeps its digits.
+Definitions: var = mean(x²) - mean² + mean_se², which is unbiased under balanced and independent samples alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out
+
+
+class Moments:
+    """Running moments of values (samples, rows, columns). `balanced` says whether the samples of a block of ten
+    depend on each other; then only differences between blocks tell of the error."""
+
+    def __init__(self, balanced: bool) -> None:
+        self._balanced = balanced
+        self._blocks = BlockSums()
+        self._shift: Tensor | None = None
+        self._block_means = self._block_means_squared = torch.zeros(())
+        self.block_count = 0
+        self.samples = 0
+
+    def add(self, values: Tensor, counts: list[int]) -> None:
+        """Takes the next samples: values (samples, rows, columns), cut into blocks of `counts` samples."""
+        if self._shift is None:
+            self._shift = values[0].double()
+        # (samples, rows, columns), as a difference before it is squared
+        centred = values.double() - self._shift
+        first, second = block_sums(centred, counts), block_sums(centred.square(), counts)
+        self._blocks.add(counts, [first, second])
+        if self._balanced:
+            means = first / counts[0]
+            self._block_means = self._block_means + means.sum(0)
+            self._block_means_squared = self._block_means_squared + means.square().sum(0)
+        self.block_count += len(counts)
+        self.samples += len(values)
+
+    def finish(self) -> FinishedMoments:
+        counts, (first, second) = self._blocks.stacked()
+        n = self.samples
+        mean, mean_square = first.sum(0) / n, second.sum(0) / n
+        biased = mean_square - mean.square()
+        mean_se2 = None
+        if not self._balanced:
+            variance = biased * n / (n - 1)
+            mean_se2 = variance / n
+        elif self.block_count > 1:
+            b = self.block_count
+            mean_se2 = (self._block_means_squared / b - (self._block_means / b).square()).clamp_min(0) / (b - 1)
+            variance = biased + mean_se2
+        else:
+            variance = biased * n / (n - 1)
+        assert self._shift is not None
+        return FinishedMoments(
+            mean=mean + self._shift,
+            std=variance.clamp_min(0).sqrt(),
+            mean_se=None if mean_se2 is None else mean_se2.sqrt(),
+            se_df=None if mean_se2 is None else (self.block_count if self._balanced else n) - 1,
+            per_block=(counts, first, second),
+            balanced=self._balanced,
+            shift=self._shift,
+        )
+
+
+class FinishedMoments:
+    """Moments of all samples: tensors (rows, columns), float64."""
+
+    def __init__(
+        self, mean: Tensor, std: Tensor, mean_se: Tensor | None, se_df: int | None,
+        per_block: tuple[Tensor, Tensor, Tensor], balanced: bool, shift: Tensor,
+    ) -> None:
+        self.mean, self.std, self.mean_se, self.se_df = mean, std, mean_se, se_df
+        self._per_block, self._balanced, self._shift = per_block, balanced, shift
+
+    def std_se(self) -> Tensor | None:
+        """Standard error of the standard deviation itself (not of the variance), by delete-one-block jackknife;
+        None with fewer than three blocks."""
+        counts, first, second = self._per_block
+        blocks = len(counts)
+        if blocks < MIN_JACKKNIFE_BLOCKS:
+            return None
+        size = counts.view(-1, 1, 1)
+        n = left_out(size)
+        biased = left_out(second) / n - (left_out(first) / n).square()
+        if self._balanced:
+            means = first / size
+            spread = left_out(means.square()) / (blocks - 1) - (left_out(means) / (blocks - 1)).square()
+            variance = biased + spread.clamp_min(0) / (blocks - 2)
+        else:
+            variance = biased * n / (n - 1)
+        return jackknife(self.std, variance.clamp_min(0).sqrt(), counts)[1]
+
+    def means_left_out(self) -> Tensor:
+        """Means with one super-block left out at a time: (blocks, rows, columns)."""
+        counts, first, _ = self._per_block
+        return left_out(first) / left_out(counts.view(-1, 1, 1)) + self._shift
+
+
+def block_sums(values: Tensor, counts: list[int]) -> Tensor:
+    """Sums over each block: (samples, …) to (blocks, …). All blocks but the last have the first one's size."""
+    whole = len(counts) if counts[-1] == counts[0] else len(counts) - 1
+    size = counts[0]
+    sums = values[: whole * size].unflatten(0, (whole, size)).sum(1)
+    if whole < len(counts):
+        sums = torch.cat([sums, values[whole * size :].sum(0, keepdim=True)])
+    return sums
