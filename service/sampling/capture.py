@@ -1,0 +1,308 @@
+"""From a module to a graph in which every dropout is a node that can be named.
+
+The module is *armed*: eval mode, then `training = True` on every module but those with running statistics, whose batch
+statistics would make a row's answer depend on its neighbours. It is captured armed and in eval mode; the two graphs
+must agree but for the sites, or the armed one computes something else than the prediction.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from service.errors import UnservableModel
+
+Inputs = Mapping[str, Tensor]
+
+_aten = torch.ops.aten
+SITE_KINDS = {
+    _aten.dropout.default: "dropout",
+    _aten.dropout_.default: "dropout",
+    _aten.feature_dropout.default: "feature_dropout",
+    _aten.feature_dropout_.default: "feature_dropout",
+}
+# random ops that draw nothing when this argument (name, position) is 0, None or False
+_QUIET_WHEN_ZERO = {
+    "scaled_dot_product_attention": ("dropout_p", 4),
+    "alpha_dropout": ("p", 1), "alpha_dropout_": ("p", 1),
+    "feature_alpha_dropout": ("p", 1), "feature_alpha_dropout_": ("p", 1),
+    "lstm": ("dropout", 5), "gru": ("dropout", 5), "rnn_tanh": ("dropout", 5), "rnn_relu": ("dropout", 5),
+}
+_LAYOUT = {"clone", "contiguous", "detach", "detach_", "alias"}
+
+
+@dataclass(frozen=True)
+class Captured:
+    """graph: the armed graph, in-place operations made functional, parameters and constants as `get_attr` of `root`.
+    sites: (name, node) in the order of execution. inputs: names, in the graph's order. rows: the row axis' symbol."""
+
+    graph: fx.Graph
+    root: nn.Module
+    sites: list[tuple[str, fx.Node]]
+    inputs: list[str]
+    rows: object
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Without the fused transformer path, which leaves dropout out. The flag is put back."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def private_copy(module: nn.Module) -> nn.Module:
+    """A copy in eval mode that shares nothing with the caller's module, which is left as it was found."""
+    try:
+        return copy.deepcopy(module).eval().requires_grad_(False)
+    except Exception as e:
+        raise UnservableModel(f"the module cannot be copied ({type(e).__name__}: {e}), so it cannot be kept apart") from e
+
+
+@contextmanager
+def armed(module: nn.Module) -> Iterator[nn.Module]:
+    """The module with dropout on and running statistics off; in eval mode again afterwards."""
+    module.eval()
+    for part in module.modules():
+        part.training = not any(name.startswith("running_") for name, _ in part.named_buffers(recurse=False))
+    try:
+        yield module
+    finally:
+        module.eval()
+
+
+def state_digest(module: nn.Module) -> str:
+    """sha256 over the names and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def capture(module: nn.Module, rows: Inputs, positional: bool) -> Captured:
+    """Captures a private copy. rows: at least two example rows an input.
+
+    UnservableModel, with the site and the reason, where the graph could compute anything else than the module.
+    """
+    before = state_digest(module)
+    foreign = (random.getstate(), np.random.get_state())
+    with torch.random.fork_rng(devices=[]), plain_attention():
+        evaluated = _export(module, rows, positional)
+        with armed(module):
+            program = _export(module, rows, positional)
+            _check_stochastic_twin(module, program, rows, positional)
+        if len({tuple(t.flatten().tolist()) for t in _two_eval_passes(module, rows, positional)}) != 1:
+            raise UnservableModel("two passes in eval mode differ: the network is random even with dropout off")
+    now = (random.getstate(), np.random.get_state())
+    if foreign[0] != now[0] or any(not np.array_equal(a, b) for a, b in zip(foreign[1], now[1], strict=True)):
+        raise UnservableModel("the forward pass draws from Python's or numpy's generator: capture would freeze one draw")
+    mutated = program.run_decompositions({}).graph_signature.buffers_to_mutate
+    if mutated or state_digest(module) != before:
+        raise UnservableModel(f"the forward pass changes the model's state ({', '.join(mutated.values()) or 'weights'})")
+    _check_twins(program.graph, evaluated.graph)
+    return _rewritten(program, rows)
+
+
+def call(module: Callable[..., Tensor], rows: Inputs, positional: bool) -> Tensor:
+    return module(*rows.values()) if positional else module(**rows)
+
+
+def _two_eval_passes(module: nn.Module, rows: Inputs, positional: bool) -> list[Tensor]:
+    with torch.no_grad():
+        return [call(module.eval(), rows, positional) for _ in range(2)]
+
+
+def _export(module: nn.Module, rows: Inputs, positional: bool) -> torch.export.ExportedProgram:
+    axis = torch.export.Dim("rows")
+    args = tuple(rows.values()) if positional else ()
+    kwargs = {} if positional else dict(rows)
+    shapes = tuple({0: axis} for _ in args) if positional else {name: {0: axis} for name in kwargs}
+    try:
+        program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as e:
+        reason = str(e).strip().split("\n")[0][:300]
+        raise UnservableModel(f"the network cannot be captured by torch.export: {type(e).__name__}: {reason}") from e
+    outputs = program.graph_signature.user_outputs
+    if len(outputs) != 1 or outputs[0] is None:
+        raise UnservableModel(f"one tensor is expected from the network, {len(outputs)} outputs came")
+    return program
+
+
+def _check_stochastic_twin(
+    module: nn.Module, program: torch.export.ExportedProgram, rows: Inputs, positional: bool
+) -> None:
+    """Same torch seed, armed module against captured graph: no site was lost, doubled or changed."""
+    results = []
+    graph = program.module(check_guards=False)
+    for twin in (module, graph):
+        torch.manual_seed(20)
+        with torch.no_grad():
+            results.append((call(twin, rows, positional), torch.get_rng_state()))
+    (one, state), (other, other_state) = results
+    if not torch.equal(one, other) or not torch.equal(state, other_state):
+        raise UnservableModel("with dropout on, the captured graph and the module differ under the same random seed")
+
+
+def _steps(graph: fx.Graph) -> list[str]:
+    """What a graph computes, without sites, layout and the numbering of names."""
+    place: dict[fx.Node, str] = {}
+    steps = []
+    for node in graph.nodes:
+        if node.op != "call_function":
+            place[node] = node.name if node.op == "placeholder" else ""
+            continue
+        base = str(getattr(node.target, "__name__", node.target)).split(".")[0]
+        if node.target in SITE_KINDS or base in _LAYOUT:
+            place[node] = place[node.args[0]]
+            continue
+        place[node] = f"%{len(steps)}"
+        arguments = fx.node.map_arg((node.args, node.kwargs), lambda n: place[n])
+        steps.append(f"{node.target}{arguments}")
+    return steps
+
+
+def _check_twins(with_dropout: fx.Graph, without: fx.Graph) -> None:
+    one, other = _steps(with_dropout), _steps(without)
+    if one != other:
+        at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+        step = (one + ["the end"])[at] if at < len(one) else (other + ["the end"])[at]
+        raise UnservableModel(
+            f"with dropout on the network computes something else than in eval mode, not only dropout (at {step[:200]})"
+        )
+
+
+def _owner(node: fx.Node) -> tuple[str, str]:
+    """Path and class name of the module whose forward made this node."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path, kind = stack[-1] if stack else ("", "")
+    return path, str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1]
+
+
+def _site_name(node: fx.Node, taken: Sequence[str]) -> str:
+    path, owner = _owner(node)
+    is_module = owner.startswith("Dropout") or "Dropout" in owner
+    name = path if is_module and path else f"{path}.dropout".lstrip(".")
+    same = sum(t == name or t.startswith(f"{name}#") for t in taken)
+    return f"{name}#{same + 1}" if same else name
+
+
+def _argument(node: fx.Node, name: str, position: int, default: object) -> object:
+    return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Whether this node draws random numbers when it runs."""
+    target = node.target
+    if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
+        return False
+    base = str(getattr(target, "__name__", "")).split(".")[0]
+    if base in _QUIET_WHEN_ZERO and not _argument(node, *_QUIET_WHEN_ZERO[base], 0.0):
+        return False
+    train = next((i for i, a in enumerate(target._schema.arguments) if a.name == "train"), None)
+    return train is None or bool(_argument(node, "train", train, True))
+
+
+def _rewritten(program: torch.export.ExportedProgram, rows: Inputs) -> Captured:
+    graph = fx.Graph()
+    root = nn.Module()
+    values: dict[fx.Node, fx.Node] = {}
+    sites: list[tuple[str, fx.Node]] = []
+    inputs: list[str] = []
+    symbol: object = None
+    constants = {s.arg.name: s.target for s in program.graph_signature.input_specs if s.target is not None}
+    stored = {**program.state_dict, **program.constants}
+    wanted = list(rows)
+    result: fx.Node | None = None
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            if node.name in constants:
+                value = stored[constants[node.name]]
+                attribute = f"constant_{node.name}"
+                root.register_buffer(attribute, value.detach().clone())
+                values[node] = graph.get_attr(attribute)
+            else:
+                values[node] = graph.placeholder(wanted[len(inputs)])
+                inputs.append(wanted[len(inputs)])
+                symbol = node.meta["val"].shape[0]
+        elif node.op == "output":
+            result = values[node.args[0][0]]
+        elif _is_check(node):
+            continue
+        else:
+            _refuse_if_unsupported(node)
+            values[node] = _copied(graph, node, values)
+            if node.target in SITE_KINDS and _is_active_site(node):
+                sites.append((_site_name(node, [name for name, _ in sites]), values[node]))
+        if node in values:
+            values[node].meta = dict(node.meta)
+    assert result is not None
+    graph.output(result)
+    return Captured(graph, root, sites, inputs, symbol)
+
+
+def _is_check(node: fx.Node) -> bool:
+    base = str(getattr(node.target, "__name__", "")).split(".")[0]
+    return base in {"_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range_for_size"}
+
+
+def _is_active_site(node: fx.Node) -> bool:
+    return bool(node.args[2]) and float(node.args[1]) > 0  # (input, p, train)
+
+
+def _refuse_if_unsupported(node: fx.Node) -> None:
+    if node.op != "call_function":
+        raise UnservableModel(f"the graph has a {node.op} ({node.target}), which is not supported")
+    if any(isinstance(a, fx.GraphModule) for a in node.args):
+        raise UnservableModel(f"control flow that depends on data ({node.target}) is not supported")
+    if node.target in SITE_KINDS:
+        if _is_active_site(node) and float(node.args[1]) >= 1:
+            raise UnservableModel(f"site {_site_name(node, [])!r} drops everything (p = {node.args[1]})")
+        return
+    if _is_random(node):
+        path, owner = _owner(node)
+        raise UnservableModel(
+            f"{path or 'the network'} ({owner}) draws random numbers by {node.target}, which is not supported yet: "
+            "it would be served with that site silently off"
+        )
+
+
+def _copied(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, fx.Node]) -> fx.Node:
+    """The node in the new graph; an in-place operation becomes its functional twin, and later readers of what it
+    overwrote read the twin."""
+    copied = graph.node_copy(node, lambda n: values[n])
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return copied
+    base, overload = str(node.target).removeprefix("aten.").split(".")
+    written = node.args[0]
+    functional = getattr(getattr(_aten, base.rstrip("_"), None), overload, None)
+    if not base.endswith("_") or functional is None or not isinstance(written, fx.Node):
+        raise UnservableModel(f"{node.target} writes into a tensor in a way that is not supported")
+    stale = [n for n in [written, *written.users] if n is not node and n in values and _shares_memory(n)]
+    if stale:
+        raise UnservableModel(f"{node.target} writes through a view ({stale[0].name}), which is not supported")
+    copied.target = functional
+    values[written] = copied
+    return copied
+
+
+def _shares_memory(node: fx.Node) -> bool:
+    """Whether a node's result may be a view of something else."""
+    if node.op != "call_function":
+        return node.op == "get_attr"
+    schema = getattr(node.target, "_schema", None)
+    if schema is not None and any(r.alias_info is not None for r in schema.returns) and not schema.is_mutable:
+        return True
+    return str(node.target) in {"aten.reshape.default", "aten.flatten.using_ints", "aten.contiguous.default"}

@@ -1,0 +1,63 @@
+"""The admission probe: what a network must show before it is served. Runs in `prepare`, at load and by `errorbar verify`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from service.errors import UnservableModel
+
+if TYPE_CHECKING:
+    from service.sampling.sampler import Sampler
+
+AGREEMENT = 1e-5  # of the output's scale: fast path against reference
+INERT = "no mask changes the output on the probe rows"
+
+
+def admit(sampler: Sampler, rows: dict[str, Tensor]) -> None:
+    """Holds the fast path against the reference and tries every site alone. UnservableModel where they differ, or
+    where no site does anything. A site that does nothing is marked inert."""
+    _check_prediction(sampler, rows)
+    if not sampler.samples_something:
+        return
+    _check_agreement(sampler, rows)
+    sampler.sites[:] = [
+        replace(site, note=INERT) if site.active and not _moves_output(sampler, rows, site.name) else site
+        for site in sampler.sites
+    ]
+    if all(site.note for site in sampler.sites):
+        raise UnservableModel(f"no site can change the output: {', '.join(s.name for s in sampler.sites)}")
+
+
+def _scale(values: Tensor, sampler: Sampler) -> float:
+    if sampler.task in ("classification", "multilabel"):
+        return 1.0
+    return max(float(values.abs().max()), 1e-30)
+
+
+def _check_prediction(sampler: Sampler, rows: dict[str, Tensor]) -> None:
+    fast = sampler.predict(rows)
+    slow = sampler.predict_reference(rows)
+    scale = _scale(slow, sampler)
+    if float((fast - slow).abs().max()) > AGREEMENT * scale:
+        raise UnservableModel("the captured prediction differs from the module's in eval mode")
+    alone = torch.cat([sampler.predict({k: v[i : i + 1] for k, v in rows.items()}) for i in range(len(fast))])
+    if float((fast - alone).abs().max()) > AGREEMENT * scale:
+        raise UnservableModel("a row's prediction depends on its neighbours in the batch")
+
+
+def _check_agreement(sampler: Sampler, rows: dict[str, Tensor]) -> None:
+    for masks in ("shared", "independent"):
+        fast = sampler.uncertainty(rows, samples=10, masks=masks, include_samples=True).draws  # type: ignore[arg-type]
+        slow = sampler.reference(rows, samples=10, masks=masks).draws  # type: ignore[arg-type]
+        assert fast is not None and slow is not None
+        if float((fast - slow).abs().max()) > AGREEMENT * _scale(slow, sampler):
+            raise UnservableModel(f"with {masks} masks the fast path differs from one eager pass a sample")
+
+
+def _moves_output(sampler: Sampler, rows: dict[str, Tensor], name: str) -> bool:
+    return any(sampler.differs_with_only(name, rows, seed) for seed in range(3))
+

@@ -1,0 +1,292 @@
+"""The face of the engine: rows in, predictions or uncertainty out, within a memory budget."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from service.errors import InvalidInput, InvalidOption, ModelFailed, UncertaintyUnavailable, UnservableModel
+from service.sampling.capture import Inputs, call, capture, plain_attention, private_copy
+from service.sampling.masks import Design, dropped
+from service.sampling.plan import Plan, make_plan
+from service.sampling.reference import reference_sample
+from service.sampling.sites import Site
+from service.statistics import BLOCK, Accumulator, Task, Uncertainty
+
+MaskSharing = Literal["shared", "independent"]
+ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+
+MAX_SEED = 2**53 - 1
+_WORKING_SET_BYTES = 4 << 20  # activations of one chunk: about what stays in a core's cache
+_MASK_BANK_BYTES = 64 << 20
+_MASKS_AT_ONCE_BYTES = 16 << 20  # of one chunk of samples
+
+
+class Sampler:
+    """A network ready to answer. Made by `prepare`; holds its own copy of the weights and never changes it.
+
+    Not thread-safe: one thread at a time.
+    """
+
+    def __init__(
+        self, module: nn.Module, plan: Plan, inputs: Sequence[str], positional: bool, task: Task, device: torch.device
+    ) -> None:
+        self._module, self._plan, self._positional = module, plan, positional
+        self._inputs = list(inputs)
+        self._device = device
+        self.task: Task = task
+        self.sites: list[Site] = plan.sites
+        self.output_shape = plan.output_shape
+        self._bank = MaskBank(plan, device)
+
+    @property
+    def samples_something(self) -> bool:
+        """Whether any site is active, so that `uncertainty` has something to say."""
+        return bool(self._plan.masks)
+
+    def predict(self, inputs: ExampleInputs) -> Tensor:
+        """Every dropout off: probabilities, values or outputs, (rows, …), float32. `ModelFailed` if not finite."""
+        rows = self._as_rows(inputs)
+        with torch.inference_mode():
+            (output,) = self._plan.predict(*rows.values())
+            return self._checked(self._head(output))
+
+    def uncertainty(
+        self, inputs: ExampleInputs, samples: int = 50, seed: int = 0, masks: MaskSharing = "shared",
+        design: Design = "balanced", include_samples: bool = False, checkpoint: Callable[[], None] | None = None,
+    ) -> Uncertainty:
+        """Draws dropout masks and summarises the outputs.
+
+        Args: samples: at least 2; balanced rounds up to a multiple of 10.
+              seed: 0 to 2^53 - 1; the same request and seed give the same answer.
+              masks: "shared": a sample is one thinned network applied to every row. "independent": every row has
+              masks of its own, keyed by its place in the request.
+              checkpoint: called between chunks of samples; what it raises ends the work.
+        Errors: InvalidOption, InvalidInput, UncertaintyUnavailable (no active site), ModelFailed (not finite).
+        """
+        rows = self._as_rows(inputs)
+        samples = self._checked_options(samples, seed, masks, design)
+        count = len(next(iter(rows.values())))
+        width = max(self._plan.suffix_width, 1) * 4
+        tile = max(1, _WORKING_SET_BYTES * 4 // (width * BLOCK))
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, count, tile):
+                piece = {name: value[start : start + tile] for name, value in rows.items()}
+                places = np.arange(start, min(start + tile, count)) if masks == "independent" else None
+                parts.append(self._accumulate(piece, places, samples, seed, design, include_samples, checkpoint))
+        return Uncertainty(parts, self.output_shape)
+
+    def reference(
+        self, inputs: ExampleInputs, samples: int = 50, seed: int = 0, masks: MaskSharing = "shared",
+        design: Design = "balanced",
+    ) -> Uncertainty:
+        """The same answer the slow way, one eager pass a sample with the same masks: the oracle of the fast path."""
+        rows = self._as_rows(inputs)
+        samples = self._checked_options(samples, seed, masks, design)
+        count = len(next(iter(rows.values())))
+        places = np.arange(count) if masks == "independent" else None
+        by_name = {
+            name: mask for name, mask in zip(
+                self._plan.masks, self._bank.masks(design, seed, 0, samples, places), strict=True)
+        }
+        accumulator = Accumulator(self.task, design == "balanced", keep=True)
+        drawn = [
+            self._head(reference_sample(
+                self._module, rows, self._positional,
+                [_in_module_layout(by_name[site.name][t], site, self._plan) if site.name in by_name else None
+                 for site in self.sites],
+            ))
+            for t in range(samples)
+        ]
+        accumulator.add(self._checked(torch.stack(drawn)).reshape(samples, count, -1))
+        return Uncertainty([accumulator], self.output_shape)
+
+    def predict_reference(self, inputs: ExampleInputs) -> Tensor:
+        """The module itself in eval mode: the oracle of `predict`."""
+        with torch.no_grad(), plain_attention():
+            return self._head(call(self._module, self._as_rows(inputs), self._positional))
+
+    def differs_with_only(self, name: str, inputs: ExampleInputs, seed: int) -> bool:
+        """Whether any of ten samples in which that site alone is on differs from the prediction."""
+        rows = self._as_rows(inputs)
+        with torch.inference_mode():
+            (still,) = self._plan.predict(*rows.values())
+            values = self._plan.prefix(*rows.values())
+            masks = [
+                mask if site == name else torch.ones_like(mask)
+                for site, mask in zip(self._plan.masks, self._bank.masks("balanced", seed, 0, BLOCK, None), strict=True)
+            ]
+            output = self._plan.suffix(BLOCK, BLOCK * len(still), *masks, *values)
+            plain = self._plan.suffix(BLOCK, BLOCK * len(still), *map(torch.ones_like, masks), *values)
+        return not torch.equal(output, plain)
+
+    def _accumulate(
+        self, rows: Inputs, places: np.ndarray | None, samples: int, seed: int, design: Design, keep: bool,
+        checkpoint: Callable[[], None] | None,
+    ) -> Accumulator:
+        count = len(next(iter(rows.values())))
+        values = self._plan.prefix(*rows.values())
+        accumulator = Accumulator(self.task, design == "balanced", keep)
+        size = self._chunk(count, places is not None)
+        for first in range(0, samples, size):
+            n = min(size, samples - first)
+            masks = self._bank.masks(design, seed, first, n, places)
+            output = self._head(self._plan.suffix(n, n * count, *masks, *values))
+            accumulator.add(self._checked(output).reshape(n, count, -1))
+            if checkpoint is not None:
+                checkpoint()
+        return accumulator
+
+    def _chunk(self, rows: int, independent: bool) -> int:
+        """Samples that run at once: a multiple of 10."""
+        per_sample = max(self._plan.suffix_width, 1) * 4 * rows
+        mask_bytes = self._bank.bytes_per_sample * (rows if independent else 1)
+        n = min(_WORKING_SET_BYTES // per_sample, _MASKS_AT_ONCE_BYTES // max(mask_bytes, 1))
+        return max(BLOCK, n // BLOCK * BLOCK)
+
+    def _checked_options(self, samples: int, seed: int, masks: str, design: str) -> int:
+        if not self.samples_something:
+            raise UncertaintyUnavailable("this model has no dropout that could be sampled; only predict is available")
+        if design not in ("balanced", "iid"):
+            raise InvalidOption(f"design: 'balanced' or 'iid' expected, got {design!r}")
+        if masks not in ("shared", "independent"):
+            raise InvalidOption(f"masks: 'shared' or 'independent' expected, got {masks!r}")
+        if samples < 2:
+            raise InvalidOption(f"samples: at least 2 expected, got {samples}")
+        if not 0 <= seed <= MAX_SEED:
+            raise InvalidOption(f"seed: 0 to {MAX_SEED} expected, got {seed}")
+        return -(-samples // BLOCK) * BLOCK if design == "balanced" else samples
+
+    def _as_rows(self, inputs: ExampleInputs) -> dict[str, Tensor]:
+        rows = named_inputs(inputs, self._inputs)
+        counts = {name: len(value) for name, value in rows.items()}
+        if len(set(counts.values())) != 1 or 0 in counts.values():
+            raise InvalidInput(f"every input needs the same number of rows, at least 1, got {counts}")
+        return {name: value.to(self._device) for name, value in rows.items()}
+
+    def _head(self, output: Tensor) -> Tensor:
+        output = output.float()
+        if self.task == "classification":
+            return output.softmax(-1)
+        return output.sigmoid() if self.task == "multilabel" else output
+
+    def _checked(self, values: Tensor) -> Tensor:
+        # a sum is not finite where any summand is not: one pass, no tensor of flags
+        if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+            raise ModelFailed("the model gave an output that is not finite (NaN or infinity)")
+        return values
+
+
+class MaskBank:
+    """Masks as tensors of 0 and 1/(1-p). Shared ones of recent seeds are kept, within a byte budget."""
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        sites = {site.name: site for site in plan.sites}
+        self._sites = [sites[name] for name in plan.masks]
+        self._device = device
+        self._kept: OrderedDict[tuple[Design, int, int, int], list[Tensor]] = OrderedDict()
+        self._kept_bytes = 0
+        self.bytes_per_sample = sum(4 * int(np.prod(site.mask_shape)) for site in self._sites)
+
+    def masks(self, design: Design, seed: int, first: int, samples: int, places: np.ndarray | None) -> list[Tensor]:
+        """One tensor a site, (samples, rows or 1, *mask_shape), float32."""
+        if places is not None:
+            return [self._made(site, design, seed, first, samples, places) for site in self._sites]
+        key = (design, seed, first, samples)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        made = [self._made(site, design, seed, first, samples, None).unsqueeze(1) for site in self._sites]
+        size = samples * self.bytes_per_sample
+        if size <= _MASK_BANK_BYTES // 4:
+            self._kept[key] = made
+            self._kept_bytes += size
+        while self._kept_bytes > _MASK_BANK_BYTES:
+            (_, _, _, dropped_samples), _ = self._kept.popitem(last=False)
+            self._kept_bytes -= dropped_samples * self.bytes_per_sample
+        return made
+
+    def _made(
+        self, site: Site, design: Design, seed: int, first: int, samples: int, places: np.ndarray | None
+    ) -> Tensor:
+        bits = dropped(design, seed, site.name, site.p, site.mask_shape, first, samples, places)
+        keep = torch.from_numpy(~bits).to(self._device)
+        return keep.to(torch.float32) * (1 / (1 - site.p))
+
+
+def _in_module_layout(mask: Tensor, site: Site, plan: Plan) -> Tensor:
+    """A mask (rows or 1, *mask_shape) with the row axis where the module's tensor has it."""
+    return mask.movedim(0, plan.row_axes[site.name])
+
+
+def named_inputs(inputs: ExampleInputs, names: Sequence[str]) -> dict[str, Tensor]:
+    """Inputs by name, in the order of `names`. InvalidInput where they do not fit."""
+    if isinstance(inputs, Tensor):
+        inputs = (inputs,)
+    if isinstance(inputs, Mapping):
+        if set(inputs) != set(names):
+            raise InvalidInput(f"inputs {', '.join(names)} expected, got {', '.join(map(str, inputs))}")
+        return {name: inputs[name] for name in names}
+    if len(inputs) != len(names):
+        raise InvalidInput(f"{len(names)} inputs expected ({', '.join(names)}), got {len(inputs)}")
+    return dict(zip(names, inputs, strict=True))
+
+
+def prepare(
+    module: nn.Module, example_inputs: ExampleInputs, task: Task, dtype: str = "float32", device: str = "cpu",
+    sites: Sequence[str] | None = None,
+) -> Sampler:
+    """Makes a network ready to be sampled, and refuses one that could not be served rightly.
+
+    Args:   module: trained, with dropout; it is copied and left as it was found. A classifier gives logits.
+            example_inputs: a tensor, a sequence of tensors (positional arguments) or a mapping (keyword arguments),
+            rows first, at least one row; the number of rows is free afterwards.
+            sites: patterns of the site names that sample ("head.*"); None for all.
+    Errors: UnservableModel, with the site and the reason.
+    """
+    if dtype != "float32":
+        raise UnservableModel(f"dtype: only 'float32' is available, got {dtype!r}")
+    if task not in ("classification", "regression", "multilabel", "generic"):
+        raise UnservableModel(f"task: 'classification', 'regression', 'multilabel' or 'generic' expected, got {task!r}")
+    positional = not isinstance(example_inputs, Mapping)
+    rows = _probe_rows(example_inputs)
+    own = private_copy(module).to(device)
+    plan = make_plan(capture(own, {k: v.to(device) for k, v in rows.items()}, positional), sites)
+    sampler = Sampler(own, plan, list(rows), positional, task, torch.device(device))
+    if task == "classification" and (len(plan.output_shape) != 1 or plan.output_shape[0] < 2):
+        raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {plan.output_shape}")
+    from service.sampling.probe import admit  # the probe drives a sampler
+
+    admit(sampler, rows)
+    return sampler
+
+
+def _probe_rows(example_inputs: ExampleInputs) -> dict[str, Tensor]:
+    """At least four rows to try the network on: the example's, then noisy copies of them."""
+    if isinstance(example_inputs, Mapping):
+        given = dict(example_inputs)
+    else:
+        tensors = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+        given = {f"input_{i}" if len(tensors) > 1 else "input": value for i, value in enumerate(tensors)}
+    if not given or any(not isinstance(v, Tensor) or v.dim() == 0 or len(v) == 0 for v in given.values()):
+        raise UnservableModel("example_inputs: tensors with at least one row each expected")
+    generator = torch.Generator().manual_seed(0)
+    return {name: _widened(value.detach().cpu(), generator) for name, value in given.items()}
+
+
+def _widened(value: Tensor, generator: torch.Generator, rows: int = 4) -> Tensor:
+    value = value[: 4 * rows]
+    if len(value) >= rows:
+        return value.clone()
+    copies = value.repeat(-(-rows // len(value)), *[1] * (value.dim() - 1))[:rows].clone()
+    if copies.is_floating_point():
+        scale = float(value.float().std(correction=0)) or 1.0
+        copies[len(value) :] += scale * torch.randn(copies[len(value) :].shape, generator=generator).to(copies.dtype)
+    return copies
+
