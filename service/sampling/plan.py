@@ -163,7 +163,7 @@ class _Suffix:
             return self._values[node]
         if node in self._boundary:
             made = self._expanded(node)
-        elif node.meta.get("val") is self._captured.rows or node.meta.get("val") == self._captured.rows:
+        elif isinstance(node.meta.get("val"), torch.SymInt) and node.meta["val"] == self._captured.rows:
             made = self._folded_rows
         else:  # a parameter, or arithmetic on sizes
             made = self._graph.node_copy(node, self._read)
