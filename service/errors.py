@@ -24,9 +24,9 @@ what came and what to do. Nothing here knows HTTP: one table at the edge gives t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Iterable
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from service.errors import UnservableModel
 Inputs = Mapping[str, Tensor]
 
 _aten = torch.ops.aten
-SITE_KINDS = {
+_SITE_KINDS: dict[object, str] = {
     _aten.dropout.default: "dropout",
     _aten.dropout_.default: "dropout",
     _aten.feature_dropout.default: "feature_dropout",
@@ -37,6 +38,24 @@ _QUIET_WHEN_ZERO = {
     "lstm": ("dropout", 5), "gru": ("dropout", 5), "rnn_tanh": ("dropout", 5), "rnn_relu": ("dropout", 5),
 }
 _LAYOUT = {"clone", "contiguous", "detach", "detach_", "alias"}
+
+
+def site_kind(node: fx.Node) -> str | None:
+    """What kind of dropout a node is, on or off; None for every other node."""
+    return _SITE_KINDS.get(node.target)
+
+
+def site_input(node: fx.Node) -> fx.Node:
+    """What a dropout acts on."""
+    value = node.args[0]
+    assert isinstance(value, fx.Node)
+    return value
+
+
+def site_rate(node: fx.Node) -> float:
+    """The chance that a unit is dropped; 0 where the dropout is off."""
+    _, p, train = node.args
+    return float(cast(float, p)) if train else 0.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,7 @@ def private_copy(module: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(module).eval().requires_grad_(False)
     except Exception as e:
-        raise UnservableModel(f"the module cannot be copied ({type(e).__name__}: {e}), so it cannot be kept apart") from e
+        raise UnservableModel(f"the module cannot be copied ({type(e).__name__}: {e})") from e
 
 
 @contextmanager
@@ -102,15 +121,18 @@ def capture(module: nn.Module, rows: Inputs, positional: bool) -> Captured:
         evaluated = _export(module, rows, positional)
         with armed(module):
             program = _export(module, rows, positional)
+            for node in program.graph.nodes:
+                _refuse_if_unsupported(node)
             _check_stochastic_twin(module, program, rows, positional)
         if len({tuple(t.flatten().tolist()) for t in _two_eval_passes(module, rows, positional)}) != 1:
             raise UnservableModel("two passes in eval mode differ: the network is random even with dropout off")
     now = (random.getstate(), np.random.get_state())
     if foreign[0] != now[0] or any(not np.array_equal(a, b) for a, b in zip(foreign[1], now[1], strict=True)):
-        raise UnservableModel("the forward pass draws from Python's or numpy's generator: capture would freeze one draw")
+        raise UnservableModel("the forward pass draws from Python's or numpy's generator: capture freezes one draw")
     mutated = program.run_decompositions({}).graph_signature.buffers_to_mutate
     if mutated or state_digest(module) != before:
-        raise UnservableModel(f"the forward pass changes the model's state ({', '.join(mutated.values()) or 'weights'})")
+        what = ", ".join(mutated.values()) or "weights"
+        raise UnservableModel(f"the forward pass changes the model's state ({what})")
     _check_twins(program.graph, evaluated.graph)
     return _rewritten(program, rows)
 
@@ -145,8 +167,7 @@ def _check_stochastic_twin(
 ) -> None:
     """Same torch seed, armed module against captured graph: no site was lost, doubled or changed."""
     results = []
-    graph = program.module(check_guards=False)
-    for twin in (module, graph):
+    for twin in (module, program.module(check_guards=False)):
         torch.manual_seed(20)
         with torch.no_grad():
             results.append((call(twin, rows, positional), torch.get_rng_state()))
@@ -158,14 +179,14 @@ def _check_stochastic_twin(
 def _steps(graph: fx.Graph) -> list[str]:
     """What a graph computes, without sites, layout and the numbering of names."""
     place: dict[fx.Node, str] = {}
-    steps = []
+    steps: list[str] = []
     for node in graph.nodes:
         if node.op != "call_function":
             place[node] = node.name if node.op == "placeholder" else ""
             continue
         base = str(getattr(node.target, "__name__", node.target)).split(".")[0]
-        if node.target in SITE_KINDS or base in _LAYOUT:
-            place[node] = place[node.args[0]]
+        if site_kind(node) or base in _LAYOUT:
+            place[node] = place[site_input(node)]
             continue
         place[node] = f"%{len(steps)}"
         arguments = fx.node.map_arg((node.args, node.kwargs), lambda n: place[n])
@@ -177,7 +198,7 @@ def _check_twins(with_dropout: fx.Graph, without: fx.Graph) -> None:
     one, other = _steps(with_dropout), _steps(without)
     if one != other:
         at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-        step = (one + ["the end"])[at] if at < len(one) else (other + ["the end"])[at]
+        step = (one if at < len(one) else other)[at]
         raise UnservableModel(
             f"with dropout on the network computes something else than in eval mode, not only dropout (at {step[:200]})"
         )
@@ -204,7 +225,7 @@ def _argument(node: fx.Node, name: str, position: int, default: object) -> objec
 
 def _is_random(node: fx.Node) -> bool:
     """Whether this node draws random numbers when it runs."""
-    target = node.target
+    target = cast(Any, node.target)
     if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
         return False
     base = str(getattr(target, "__name__", "")).split(".")[0]
@@ -237,13 +258,12 @@ def _rewritten(program: torch.export.ExportedProgram, rows: Inputs) -> Captured:
                 inputs.append(wanted[len(inputs)])
                 symbol = node.meta["val"].shape[0]
         elif node.op == "output":
-            result = values[node.args[0][0]]
+            result = values[cast(Any, node.args[0])[0]]
         elif _is_check(node):
             continue
         else:
-            _refuse_if_unsupported(node)
             values[node] = _copied(graph, node, values)
-            if node.target in SITE_KINDS and _is_active_site(node):
+            if site_kind(node) and site_rate(node) > 0:
                 sites.append((_site_name(node, [name for name, _ in sites]), values[node]))
         if node in values:
             values[node].meta = dict(node.meta)
@@ -257,18 +277,16 @@ def _is_check(node: fx.Node) -> bool:
     return base in {"_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range_for_size"}
 
 
-def _is_active_site(node: fx.Node) -> bool:
-    return bool(node.args[2]) and float(node.args[1]) > 0  # (input, p, train)
-
-
 def _refuse_if_unsupported(node: fx.Node) -> None:
+    if node.op in ("placeholder", "output"):
+        return
     if node.op != "call_function":
         raise UnservableModel(f"the graph has a {node.op} ({node.target}), which is not supported")
     if any(isinstance(a, fx.GraphModule) for a in node.args):
         raise UnservableModel(f"control flow that depends on data ({node.target}) is not supported")
-    if node.target in SITE_KINDS:
-        if _is_active_site(node) and float(node.args[1]) >= 1:
-            raise UnservableModel(f"site {_site_name(node, [])!r} drops everything (p = {node.args[1]})")
+    if site_kind(node):
+        if site_rate(node) >= 1:
+            raise UnservableModel(f"site {_site_name(node, [])!r} drops everything (p = {site_rate(node)})")
         return
     if _is_random(node):
         path, owner = _owner(node)

@@ -74,7 +74,7 @@ def dropped(
     outer = _outer_coordinates(tuple(shape[:-1]), rows)  # (streams, 2)
     inner = shape[-1] if shape else 1
     words = _words(key, blocks, outer, inner)  # (blocks, streams, inner)
-    bits = _balanced_bits(words, p) if design == "balanced" else _iid_bits(words, p)  # (blocks, per_word, streams, inner)
+    bits = _balanced_bits(words, p) if design == "balanced" else _iid_bits(words, p)  # (blocks, per_word, streams, …)
     lead = () if rows is None else (len(rows),)
     return bits.reshape(len(blocks) * per_word, *lead, *shape)[:samples]
 

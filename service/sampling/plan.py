@@ -1,7 +1,7 @@
 """What is computed once, and what is computed for every sample.
 
-The graph is split by taint: the *prefix* is what no mask reaches and runs once on the rows; the *suffix* is the rest and
-runs on samples × rows, folded into one batch, sample-major (place t·rows + b). Values of the prefix are broadcast into
+The graph is split by taint: the *prefix* is what no mask reaches and runs once on the rows; the *suffix* is the rest
+and runs on samples × rows, folded into one batch, sample-major (place t·rows + b). Values of the prefix are broadcast into
 the first multiply by a mask and copied elsewhere.
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from service.errors import UnservableModel
-from service.sampling.capture import SITE_KINDS, Captured
+from service.sampling.capture import Captured, site_input, site_kind, site_rate
 from service.sampling.masks import MAX_OUTER
 from service.sampling.sites import Site, selected
 
@@ -44,11 +45,11 @@ def make_plan(captured: Captured, patterns: Sequence[str] | None) -> Plan:
     layouts = {node: _Layout.of(name, node, captured.rows) for name, node in captured.sites}
     active = {node: name for (name, node), on in zip(captured.sites, chosen, strict=True) if on}
     sites = [
-        Site(name, SITE_KINDS[node.target], float(node.args[1]), on, layouts[node].mask_shape,
+        Site(name, str(site_kind(node)), site_rate(node), on, layouts[node].mask_shape,
              "" if on else "left out by the manifest's sites")
         for (name, node), on in zip(captured.sites, chosen, strict=True)
     ]
-    output = next(n for n in captured.graph.nodes if n.op == "output").args[0]
+    output = cast(fx.Node, captured.graph.output_node().args[0])
     shape = output.meta["val"].shape
     if shape[0] != captured.rows or any(not isinstance(n, int) for n in shape[1:]):
         raise UnservableModel(f"the output's first axis must be the rows and the others fixed, got {tuple(shape)}")
@@ -78,12 +79,14 @@ class _Layout:
 
     @staticmethod
     def of(name: str, node: fx.Node, rows: object) -> _Layout:
-        shape = node.args[0].meta["val"].shape
+        shape = site_input(node).meta["val"].shape
         axes = [i for i, n in enumerate(shape) if n == rows]
         others = [n for i, n in enumerate(shape) if i not in axes[:1]]
         if not axes or any(not isinstance(n, int) for n in others) or len(others) > MAX_OUTER + 1:
-            raise UnservableModel(f"site {name!r} acts on a tensor of shape {tuple(shape)}, whose rows cannot be told apart")
-        kept = range(2) if SITE_KINDS[node.target] == "feature_dropout" else range(len(shape))
+            raise UnservableModel(
+                f"site {name!r} acts on a tensor of shape {tuple(shape)}, whose rows cannot be told apart"
+            )
+        kept = range(2) if site_kind(node) == "feature_dropout" else range(len(shape))
         mask = tuple(int(n) if i in kept else 1 for i, n in enumerate(shape) if i != axes[0])
         return _Layout(axes[0], mask)
 
@@ -106,8 +109,8 @@ def _predict_module(captured: Captured, wanted: Sequence[fx.Node]) -> nn.Module:
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
     for node in _needed(captured.graph, wanted, keep_inputs=True):
-        if node.target in SITE_KINDS:
-            values[node] = values[node.args[0]]
+        if site_kind(node):
+            values[node] = values[site_input(node)]
         else:
             values[node] = graph.node_copy(node, lambda n: values[n])
     graph.output(tuple(values[n] for n in wanted))
@@ -149,12 +152,12 @@ class _Suffix:
             self._boundary[node] = self._graph.placeholder(f"value_{i}")
         for node in order:
             self._values[node] = self._site(node) if node in self._active else self._step(node)
-        self._graph.output(self._values[output] if output in self._values else None)
+        self._graph.output(self._values.get(output))
         return fx.GraphModule(self._captured.root, self._graph), boundary
 
     def _step(self, node: fx.Node) -> fx.Node:
-        if node.target in SITE_KINDS:
-            return self._read(node.args[0])
+        if site_kind(node):
+            return self._read(site_input(node))
         return self._graph.node_copy(node, self._read)
 
     def _read(self, node: fx.Node) -> fx.Node:
@@ -176,7 +179,7 @@ class _Suffix:
         return value if axis is None else self._graph.call_function(repeat_rows, (value, axis, self._samples))
 
     def _site(self, node: fx.Node) -> fx.Node:
-        source = node.args[0]
+        source = site_input(node)
         axis = self._layouts[node].row_axis
         if source in self._tainted:
             return self._graph.call_function(masked, (self._read(source), self._masks[node], axis, self._samples))

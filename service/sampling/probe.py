@@ -1,4 +1,4 @@
-"""The admission probe: what a network must show before it is served. Runs in `prepare`, at load and by `errorbar verify`."""
+"""The admission probe: what a network must show before it is served. Runs in `prepare`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from service.errors import UnservableModel
 
 if TYPE_CHECKING:
-    from service.sampling.sampler import Sampler
+    from service.sampling.sampler import MaskSharing, Sampler
 
 AGREEMENT = 1e-5  # of the output's scale: fast path against reference
 INERT = "no mask changes the output on the probe rows"
@@ -50,10 +50,12 @@ def _check_prediction(sampler: Sampler, rows: dict[str, Tensor]) -> None:
 
 
 def _check_agreement(sampler: Sampler, rows: dict[str, Tensor]) -> None:
-    for masks in ("shared", "independent"):
-        fast = sampler.uncertainty(rows, samples=10, masks=masks, include_samples=True).draws  # type: ignore[arg-type]
-        slow = sampler.reference(rows, samples=10, masks=masks).draws  # type: ignore[arg-type]
-        assert fast is not None and slow is not None
+    sharing: tuple[MaskSharing, ...] = ("shared", "independent")
+    for masks in sharing:
+        fast = sampler.uncertainty(rows, samples=10, masks=masks, include_samples=True).draws
+        slow = sampler.reference(rows, samples=10, masks=masks).draws
+        assert fast is not None
+        assert slow is not None
         if float((fast - slow).abs().max()) > AGREEMENT * _scale(slow, sampler):
             raise UnservableModel(f"with {masks} masks the fast path differs from one eager pass a sample")
 

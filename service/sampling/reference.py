@@ -1,4 +1,4 @@
-"""The slow, obvious way: the module itself, one sample at a time, with the same masks. The oracle of every fast path."""
+"""The slow, obvious way: the module itself, one sample at a time, same masks. The oracle of every fast path."""
 
 from __future__ import annotations
 

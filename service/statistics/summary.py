@@ -130,7 +130,7 @@ class Uncertainty:
     def draws(self) -> Tensor | None:
         """The samples themselves, (rows, samples, *shape), float32, where they were asked for."""
         kept = [part.draws for part in self._parts if part.draws is not None]
-        return torch.cat(kept).unflatten(-1, self._shape or (1,)).reshape(-1, self.samples, *self._shape) if kept else None
+        return torch.cat(kept).reshape(-1, self.samples, *self._shape) if kept else None
 
     def quantiles(self, levels: Sequence[float]) -> Tensor:
         """Quantiles of the samples, linear between order statistics: (rows, levels, *shape), float64.

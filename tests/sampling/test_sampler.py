@@ -1,0 +1,188 @@
+"""The engine's promises, on small networks."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from service.errors import InvalidOption, UncertaintyUnavailable, UnservableModel
+from service.sampling import Sampler, prepare
+
+
+class Convolutional(nn.Module):
+    """BatchNorm, whole-channel, functional and in-place dropout, sizes read in the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.channels = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout2d(0.2)
+        self.hidden, self.relu, self.drop = nn.Linear(256, 16), nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.channels(self.relu(self.norm(self.conv(x))))
+        h = self.drop(F.dropout(self.relu(self.hidden(h.flatten(1))), 0.3, self.training))
+        return self.out(h + torch.ones(x.shape[0], 16))
+
+
+def dense(p: float = 0.5) -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Dropout(p), nn.Linear(32, 16), nn.Tanh(), nn.Dropout(0.3),
+                         nn.Linear(16, 3))
+
+
+@pytest.fixture(scope="module")
+def convolutional() -> tuple[nn.Module, Sampler, Tensor]:
+    torch.manual_seed(0)
+    net, x = Convolutional(), torch.randn(7, 1, 8, 8)
+    return net, prepare(net, x, task="classification"), x
+
+
+@pytest.mark.parametrize("masks", ["shared", "independent"])
+@pytest.mark.parametrize("design", ["balanced", "iid"])
+def test_the_fast_path_equals_one_eager_pass_a_sample(convolutional, masks, design) -> None:
+    _, sampler, x = convolutional
+    fast = sampler.uncertainty(x, 25, seed=4, masks=masks, design=design)
+    slow = sampler.reference(x, 25, seed=4, masks=masks, design=design)
+    for name in ("mean", "std", "mean_se", "std_se", "entropy", "mutual_information", "variation_ratio"):
+        torch.testing.assert_close(getattr(fast, name), getattr(slow, name), atol=1e-5, rtol=0)
+
+
+def test_the_prediction_is_the_modules_in_eval_mode(convolutional) -> None:
+    net, sampler, x = convolutional
+    was = net.training
+    torch.testing.assert_close(sampler.predict(x), net.eval()(x).softmax(-1).detach(), atol=1e-6, rtol=0)
+    net.train(was)
+
+
+def test_the_module_is_left_as_it_was_found(convolutional) -> None:
+    torch.manual_seed(0)
+    net = Convolutional()
+    net.norm.eval()
+    flags = [m.training for m in net.modules()]
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    random_state = torch.get_rng_state()
+    prepare(net, torch.zeros(2, 1, 8, 8), task="classification").uncertainty(torch.ones(3, 1, 8, 8))
+    assert [m.training for m in net.modules()] == flags
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_row_alone_equals_itself_in_company(convolutional) -> None:
+    _, sampler, x = convolutional
+    company = sampler.uncertainty(x, 50, seed=2)
+    for i in range(len(x)):
+        alone = sampler.uncertainty(x[i : i + 1], 50, seed=2)
+        torch.testing.assert_close(alone.mean[0], company.mean[i], atol=1e-6, rtol=0)
+        torch.testing.assert_close(alone.std[0], company.std[i], atol=1e-6, rtol=0)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(convolutional) -> None:
+    _, sampler, x = convolutional
+    first, again, other = (sampler.uncertainty(x, 50, seed=s) for s in (5, 5, 6))
+    assert torch.equal(first.mean, again.mean)
+    assert torch.equal(first.std, again.std)
+    assert not torch.equal(first.mean, other.mean)
+
+
+def test_fifty_samples_are_the_start_of_a_hundred(convolutional) -> None:
+    _, sampler, x = convolutional
+    fifty = sampler.uncertainty(x, 50, include_samples=True).draws
+    hundred = sampler.uncertainty(x, 100, include_samples=True).draws
+    torch.testing.assert_close(fifty, hundred[:, :50], atol=1e-6, rtol=0)
+
+
+def test_the_mean_and_std_are_those_of_plain_dropout_passes() -> None:
+    net, x = dense(), torch.randn(4, 6, generator=torch.Generator().manual_seed(3))
+    answer = prepare(net, x, task="classification").uncertainty(x, 5000, masks="independent")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        draws = torch.stack([net.train()(x).softmax(-1) for _ in range(5000)])
+    assert (answer.mean - draws.mean(0)).abs().max() < 5 * float(draws.std(0).max()) / 5000**0.5
+    torch.testing.assert_close(answer.std.float(), draws.std(0), rtol=0.05, atol=0)
+
+
+def test_balanced_samples_are_rounded_up_to_whole_blocks() -> None:
+    x = torch.randn(2, 6)
+    sampler = prepare(dense(), x, task="classification")
+    assert sampler.uncertainty(x, 42).samples == 50
+    assert sampler.uncertainty(x, 42, design="iid").samples == 42
+
+
+def test_standard_errors_are_missing_where_there_are_too_few_blocks() -> None:
+    x = torch.randn(2, 6)
+    sampler = prepare(dense(), x, task="classification")
+    one, two = sampler.uncertainty(x, 10), sampler.uncertainty(x, 20)
+    assert (one.mean_se, one.se_df, one.std_se) == (None, None, None)
+    assert two.mean_se is not None
+    assert (two.se_df, two.std_se, two.entropy_se) == (1, None, None)
+
+
+def test_a_site_left_out_by_name_does_not_sample() -> None:
+    x = torch.randn(3, 6)
+    sampler = prepare(dense(), x, task="classification", sites=["5"])
+    assert [site.active for site in sampler.sites] == [False, True]
+    fast, slow = sampler.uncertainty(x, 50), sampler.reference(x, 50)
+    torch.testing.assert_close(fast.std, slow.std, atol=1e-5, rtol=0)
+    with pytest.raises(UnservableModel, match="fits no site"):
+        prepare(dense(), x, task="classification", sites=["head.*"])
+
+
+def test_a_model_without_dropout_predicts_only() -> None:
+    x = torch.randn(3, 6)
+    sampler = prepare(nn.Sequential(nn.Linear(6, 3)), x, task="classification")
+    assert sampler.predict(x).shape == (3, 3)
+    with pytest.raises(UncertaintyUnavailable):
+        sampler.uncertainty(x)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.LSTM(4, 8, num_layers=2, dropout=0.3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.memory(x)[0][:, -1]
+
+
+class Constant(nn.Module):
+    """F.dropout with training left at True: random in eval mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5)
+
+
+class Dead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(x) * 0.0 + x
+
+
+class Neighbourly(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5, self.training) - x.mean(0)
+
+
+@pytest.mark.parametrize(("net", "shape", "reason"), [
+    (Recurrent(), (3, 5, 4), "memory"),
+    (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (3, 5, 8), "self_attn"),
+    (nn.Sequential(nn.Linear(4, 4), nn.AlphaDropout(0.2)), (3, 4), "AlphaDropout"),
+    (Constant(), (3, 4), "random even with dropout off"),
+    (Dead(), (3, 4), "no site can change the output"),
+    (Neighbourly(), (3, 4), "neighbours"),
+    (nn.Sequential(nn.Linear(4, 4), nn.Dropout(1.0)), (3, 4), "drops everything"),
+])
+def test_what_could_not_be_served_rightly_is_refused_with_its_reason(net, shape, reason) -> None:
+    with pytest.raises(UnservableModel, match=reason):
+        prepare(net, torch.randn(*shape), task="generic")
+
+
+@pytest.mark.parametrize("options", [
+    {"samples": 1}, {"seed": -1}, {"seed": 2**53}, {"masks": "none"}, {"design": "sobol"},
+])
+def test_options_out_of_range_are_refused(convolutional, options) -> None:
+    _, sampler, x = convolutional
+    with pytest.raises(InvalidOption):
+        sampler.uncertainty(x, **options)
