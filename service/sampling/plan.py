@@ -1,8 +1,8 @@
 """What is computed once, and what is computed for every sample.
 
 The graph is split by taint: the *prefix* is what no mask reaches and runs once on the rows; the *suffix* is the rest
-and runs on samples × rows, folded into one batch, sample-major (place t·rows + b). Values of the prefix are broadcast into
-the first multiply by a mask and copied elsewhere.
+and runs on samples × rows, folded into one batch, sample-major (place t·rows + b). Values of the prefix are broadcast
+into the first multiply by a mask and copied elsewhere.
 """
 
 from __future__ import annotations

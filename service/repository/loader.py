@@ -1,0 +1,118 @@
+"""From a version folder to a model that is ready to answer."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import service
+from service.errors import InvalidManifest, UnservableModel
+from service.repository.manifest import Input, Manifest, read_manifest
+from service.sampling import Sampler, prepare
+from service.sampling.masks import MASK_LAW
+from service.sampling.probe import INERT
+
+TRUSTED_FACTORIES = "models.architectures."
+_PROBE_ROWS = 4
+
+
+@dataclass(frozen=True)
+class ReadyModel:
+    """A loaded, probed model. `digest`: sha256 over every file of the folder and the engine's version."""
+
+    manifest: Manifest
+    version: str
+    digest: str
+    sampler: Sampler
+    device: str
+    warnings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+
+def load_model(folder: Path, device: str = "cpu") -> ReadyModel:
+    """Loads `<name>/<version>`. InvalidManifest or UnservableModel, naming the folder and the reason."""
+    manifest = read_manifest(folder / "model.toml")
+    if manifest.name != folder.parent.name:
+        raise InvalidManifest(f"{folder / 'model.toml'}: name: {folder.parent.name!r} (the folder) expected, "
+                              f"got {manifest.name!r}")
+    try:
+        module = _with_weights(_built(manifest), folder / "weights.safetensors")
+        sampler = prepare(
+            module, {i.name: _probe_input(i) for i in manifest.inputs} if len(manifest.inputs) > 1
+            else _probe_input(manifest.inputs[0]),
+            manifest.task, manifest.dtype, device, manifest.sampling.sites,
+        )
+        _check_outputs(manifest, sampler)
+    except UnservableModel as e:
+        raise UnservableModel(f"{folder}: {e.detail}") from e
+    warnings = tuple(
+        f"site {s.name}: {s.note}" for s in sampler.sites if s.note == INERT
+    ) + (() if sampler.samples_something else ("no dropout: only predict is available",))
+    return ReadyModel(manifest, folder.name, folder_digest(folder), sampler, device, warnings)
+
+
+def folder_digest(folder: Path) -> str:
+    digest = hashlib.sha256(f"errorbar {service.__version__} masks {MASK_LAW}\0".encode())
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _built(manifest: Manifest) -> nn.Module:
+    factory = manifest.architecture.factory
+    if not factory.startswith(TRUSTED_FACTORIES):
+        raise UnservableModel(f"architecture.factory {factory!r}: only factories under {TRUSTED_FACTORIES}* are run")
+    package, name = factory.split(":")
+    try:
+        module = getattr(importlib.import_module(package), name)(**manifest.architecture.arguments)
+    except Exception as e:
+        raise UnservableModel(f"architecture {factory!r} cannot be built: {type(e).__name__}: {e}") from e
+    if not isinstance(module, nn.Module):
+        raise UnservableModel(f"architecture {factory!r} gave a {type(module).__name__}, not a torch module")
+    return module
+
+
+def _with_weights(module: nn.Module, path: Path) -> nn.Module:
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as e:
+        raise UnservableModel(f"{path.name} cannot be read: {e}") from e
+    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UnservableModel(f"{path.name}: {broken[0]} has values that are not finite")
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as e:
+        raise UnservableModel(f"{path.name} does not fit the architecture: {e}") from e
+    return module
+
+
+def _probe_input(spec: Input) -> Tensor:
+    """Seeded rows within the declared range, or of a standard normal."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (_PROBE_ROWS, *spec.shape)
+    low, high = spec.range if spec.range is not None else (0.0, 1.0)
+    if spec.dtype == "int64":
+        return torch.randint(int(low), int(high) + 1, shape, generator=generator)
+    if spec.range is None:
+        return torch.randn(shape, generator=generator)
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def _check_outputs(manifest: Manifest, sampler: Sampler) -> None:
+    shape = sampler.output_shape
+    if manifest.labels is not None and shape != (len(manifest.labels),):
+        raise UnservableModel(f"{len(manifest.labels)} labels, but the network gives {shape} for a row")
+    if manifest.task == "regression" and len(shape) > 1:
+        raise UnservableModel(f"a regression model gives (rows,) or (rows, targets), this one {shape} for a row")

@@ -1,0 +1,260 @@
+"""`model.toml`: what a model says of itself. Read strictly: a key that is not known is refused, with the nearest one."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args
+
+from service.errors import Fault, InvalidManifest, nearest
+from service.sampling.masks import Design
+from service.sampling.sampler import MAX_SEED, MaskSharing
+from service.statistics import Task
+
+InputType = Literal["float32", "int64"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input tensor: `shape` without the row axis. `range` (low, high) bounds integers and is told to clients."""
+
+    name: str
+    dtype: InputType
+    shape: tuple[int, ...]
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of a flat input, with the range it had in training."""
+
+    name: str
+    unit: str
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """factory: "package.module:callable"; arguments: its keyword arguments."""
+
+    factory: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """What an uncertainty request gets when it does not say. `locked`: a request may not say otherwise."""
+
+    samples: int = 50
+    seed: int = 0
+    masks: MaskSharing = "shared"
+    design: Design = "balanced"
+    sites: tuple[str, ...] | None = None
+    locked: bool = False
+
+
+@dataclass(frozen=True)
+class Manifest:
+    name: str
+    task: Task
+    description: str
+    inputs: tuple[Input, ...]
+    architecture: Architecture
+    labels: tuple[str, ...] | None = None
+    features: tuple[Feature, ...] | None = None
+    sampling: SamplingDefaults = SamplingDefaults()
+    tau: float | None = None  # precision of the observation noise, 1 / (target's unit)²
+    dtype: Literal["float32"] = "float32"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads and checks a `model.toml`. InvalidManifest, with the path of the wrong key."""
+    try:
+        with path.open("rb") as file:
+            return parse_manifest(tomllib.load(file))
+    except OSError as e:
+        raise InvalidManifest(f"{path}: cannot be read: {e.strerror}") from e
+    except tomllib.TOMLDecodeError as e:
+        raise InvalidManifest(f"{path}: not TOML: {e}") from e
+    except InvalidManifest as e:
+        raise InvalidManifest(f"{path}: {e.detail}", faults=e.faults) from e
+
+
+def parse_manifest(document: Mapping[str, Any]) -> Manifest:
+    top = _Table(document, "")
+    task = top.choice("task", get_args(Task))
+    labels = top.strings("labels") if top.has("labels") else None
+    inputs = tuple(_input(t) for t in top.tables("inputs"))
+    features = tuple(_feature(t) for t in top.tables("features")) if top.has("features") else None
+    architecture = top.table("architecture")
+    factory = architecture.text("factory")
+    if factory.count(":") != 1:
+        architecture.refuse("factory", f"'package.module:callable' expected, got {factory!r}")
+    arguments = architecture.mapping("arguments") if architecture.has("arguments") else {}
+    architecture.finish()
+    manifest = Manifest(
+        name=top.text("name"),
+        task=cast(Task, task),
+        description=top.text("description"),
+        inputs=inputs,
+        architecture=Architecture(factory, arguments),
+        labels=labels,
+        features=features,
+        sampling=_sampling(top.table("sampling")) if top.has("sampling") else SamplingDefaults(),
+        tau=_tau(top.table("noise")) if top.has("noise") else None,
+        dtype=_dtype(top.table("numerics")) if top.has("numerics") else "float32",
+    )
+    top.finish()
+    _check_together(manifest, top)
+    return manifest
+
+
+def _check_together(manifest: Manifest, top: _Table) -> None:
+    if not manifest.inputs:
+        top.refuse("inputs", "at least one input expected")
+    if len({i.name for i in manifest.inputs}) != len(manifest.inputs):
+        top.refuse("inputs", "two inputs have the same name")
+    if manifest.task in ("classification", "multilabel") and not manifest.labels:
+        top.refuse("labels", f"a {manifest.task} model needs its labels, in the order of the outputs")
+    if manifest.labels is not None and len(set(manifest.labels)) != len(manifest.labels):
+        top.refuse("labels", "two labels are the same")
+    if manifest.tau is not None and manifest.task != "regression":
+        top.refuse("noise", "only a regression model has a noise")
+    if manifest.features is not None:
+        shapes = [i.shape for i in manifest.inputs]
+        if shapes != [(len(manifest.features),)]:
+            top.refuse("features", f"features name the columns of one flat input; {len(manifest.features)} features "
+                                   f"came for shapes {shapes}")
+        if len({f.name for f in manifest.features}) != len(manifest.features):
+            top.refuse("features", "two features have the same name")
+
+
+def _input(table: _Table) -> Input:
+    bounds = table.numbers("range") if table.has("range") else None
+    if bounds is not None and (len(bounds) != 2 or not bounds[0] <= bounds[1]):
+        table.refuse("range", f"[low, high] expected, got {list(bounds)}")
+    shape = table.integers("shape")
+    if any(n < 1 for n in shape):
+        table.refuse("shape", f"sizes of at least 1, without the row axis, expected, got {list(shape)}")
+    dtype = cast(InputType, table.choice("dtype", get_args(InputType)))
+    found = Input(table.text("name"), dtype, shape, None if bounds is None else (bounds[0], bounds[1]))
+    table.finish()
+    return found
+
+
+def _feature(table: _Table) -> Feature:
+    feature = Feature(table.text("name"), table.text("unit"), table.number("min"), table.number("max"))
+    if not feature.min <= feature.max:
+        table.refuse("max", f"at least min = {feature.min} expected, got {feature.max}")
+    table.finish()
+    return feature
+
+
+def _sampling(table: _Table) -> SamplingDefaults:
+    default = SamplingDefaults()
+    found = SamplingDefaults(
+        samples=table.integer("samples") if table.has("samples") else default.samples,
+        seed=table.integer("seed") if table.has("seed") else default.seed,
+        masks=cast(MaskSharing, table.choice("masks", get_args(MaskSharing))) if table.has("masks") else default.masks,
+        design=cast(Design, table.choice("design", get_args(Design))) if table.has("design") else default.design,
+        sites=table.strings("sites") if table.has("sites") else None,
+        locked=table.boolean("locked") if table.has("locked") else default.locked,
+    )
+    if not 2 <= found.samples <= 10_000:
+        table.refuse("samples", f"2 to 10000 expected, got {found.samples}")
+    if not 0 <= found.seed <= MAX_SEED:
+        table.refuse("seed", f"0 to {MAX_SEED} expected, got {found.seed}")
+    table.finish()
+    return found
+
+
+def _tau(table: _Table) -> float:
+    tau = table.number("tau")
+    if not 0 < tau < float("inf"):
+        table.refuse("tau", f"a precision above 0 expected, got {tau}")
+    table.finish()
+    return tau
+
+
+def _dtype(table: _Table) -> Literal["float32"]:
+    table.choice("dtype", ("float32",))
+    table.finish()
+    return "float32"
+
+
+class _Table:
+    """A TOML table that knows which of its keys were read; `finish` refuses the others."""
+
+    def __init__(self, values: Mapping[str, Any], path: str) -> None:
+        self._values, self._path = values, path
+        self._read: list[str] = []
+
+    def has(self, key: str) -> bool:
+        self._read.append(key)
+        return key in self._values
+
+    def refuse(self, key: str, message: str) -> None:
+        path = f"{self._path}.{key}".lstrip(".")
+        raise InvalidManifest(f"{path}: {message}", faults=[Fault(path, message)])
+
+    def finish(self) -> None:
+        for key in self._values:
+            if key not in self._read:
+                self.refuse(key, f"not a key of the manifest{nearest(key, self._read)}")
+
+    def _get(self, key: str, expected: str, fits: Callable[[Any], bool], convert: Callable[[Any], T]) -> T:
+        if not self.has(key):
+            self.refuse(key, f"missing; {expected} expected")
+        value = self._values[key]
+        if not fits(value):
+            self.refuse(key, f"{expected} expected, got {value!r}")
+        return convert(value)
+
+    def text(self, key: str) -> str:
+        return self._get(key, "a string", lambda v: isinstance(v, str), str)
+
+    def boolean(self, key: str) -> bool:
+        return self._get(key, "true or false", lambda v: isinstance(v, bool), bool)
+
+    def integer(self, key: str) -> int:
+        return self._get(key, "an integer", _is_integer, int)
+
+    def number(self, key: str) -> float:
+        return self._get(key, "a number", _is_number, float)
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        return self._get(key, " or ".join(map(repr, choices)), lambda v: isinstance(v, str) and v in choices, str)
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        return self._list(key, "a list of strings", lambda v: isinstance(v, str))
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        return self._list(key, "a list of integers", _is_integer)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        return self._list(key, "a list of numbers", _is_number)
+
+    def _list(self, key: str, expected: str, fits: Callable[[Any], bool]) -> tuple[Any, ...]:
+        return self._get(key, expected, lambda v: isinstance(v, list) and all(map(fits, v)), tuple)
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        return self._get(key, "a table", lambda v: isinstance(v, dict), dict)
+
+    def table(self, key: str) -> _Table:
+        return _Table(self.mapping(key), f"{self._path}.{key}".lstrip("."))
+
+    def tables(self, key: str) -> list[_Table]:
+        tables = self._list(key, "an array of tables", lambda v: isinstance(v, dict))
+        return [_Table(t, f"{self._path}.{key}[{i}]".lstrip(".")) for i, t in enumerate(tables)]
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
