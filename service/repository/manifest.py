@@ -1,4 +1,4 @@
-"""`model.toml`: what a model says of itself. Read strictly: a key that is not known is refused, with the nearest one."""
+"""`model.toml`: what a model says of itself. Read strictly: an unknown key is refused, with the nearest one."""
 
 from __future__ import annotations
 
