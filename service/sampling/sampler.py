@@ -49,6 +49,11 @@ class Sampler:
         """Whether any site is active, so that `uncertainty` has something to say."""
         return bool(self._plan.masks)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Weights and constants held on the device."""
+        return sum(t.numel() * t.element_size() for t in self._module.state_dict().values())
+
     def predict(self, inputs: ExampleInputs) -> Tensor:
         """Every dropout off: probabilities, values or outputs, (rows, …), float32. `ModelFailed` if not finite."""
         rows = self._as_rows(inputs)

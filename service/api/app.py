@@ -1,0 +1,192 @@
+"""The application: models load in a thread, health answers meanwhile, everything else waits for readiness."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import torch
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from prometheus_client.exposition import choose_encoder
+from starlette.exceptions import HTTPException
+
+import service
+from service import events, wire
+from service.api import encode
+from service.api.context import ContextMiddleware, context_of
+from service.api.inference import Inference
+from service.api.openapi import describe
+from service.api.problems import problem
+from service.clock import Clock, MonotonicClock
+from service.errors import Draining, ErrorbarError, InvalidSettings, NotReady
+from service.metrics import Metrics
+from service.repository import Repository
+from service.scheduling import Engine
+from service.scheduling.job import Mode
+from service.settings import Settings
+
+log = logging.getLogger("errorbar")
+
+
+class Server:
+    """What lives as long as the application: repository, engine, metrics, and whether requests are welcome."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings, self.clock = settings, clock
+        self.metrics = Metrics()
+        self.engine = Engine(settings.limits, clock, self.metrics)
+        self.repository: Repository | None = None
+        self.failure: ErrorbarError | None = None
+        self.draining = False
+
+    def load(self, progress: Callable[[str, str], None] | None = None) -> None:
+        """Loads, probes and warms every model. Raises what makes one unservable."""
+        repository = Repository(self.settings.models, resolved_device(self.settings.device))
+        self.repository = repository
+        for name, version in repository.versions:
+            if progress is not None:
+                progress(name, version)
+            model = repository.load(name, version)
+            self.engine.warm(model)
+            self.metrics(events.ModelLoaded(
+                name, version, model.digest, model.device, "captured", model.sampler.memory_bytes))
+            for warning in model.warnings:
+                log.warning("%s/%s: %s", name, version, warning)
+
+    @property
+    def ready(self) -> bool:
+        return not self.draining and self.failure is None and self.repository is not None and self.repository.all_ready
+
+    def ready_repository(self) -> Repository:
+        if self.draining:
+            raise Draining("the server is going down and takes no new work", retry_after_s=5.0)
+        if self.repository is None or self.failure is not None:
+            raise NotReady("the models are not loaded yet", retry_after_s=1.0)
+        return self.repository
+
+
+def resolved_device(device: str) -> str:
+    """auto is cuda where there is one. InvalidSettings where cuda is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidSettings("device: cuda was asked for, but torch finds no CUDA device; use cpu or auto")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def create_app(settings: Settings, clock: Clock | None = None, server: Server | None = None) -> FastAPI:
+    """The FastAPI application. `server`: one that is already loaded; else models load when the application starts."""
+    loaded = server is not None
+    state = server or Server(settings, clock or MonotonicClock())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = None if loaded else asyncio.create_task(_load(state))
+        yield
+        if loading is not None and not loading.done():
+            loading.cancel()
+        state.draining = True
+        await asyncio.to_thread(state.engine.drain)
+
+    app = FastAPI(
+        title="Errorbar", version=service.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        description="An honest error bar on every prediction of a network with dropout.",
+    )
+    app.state.server = state
+    app.add_middleware(ContextMiddleware, clock=state.clock)
+    _add_errors(app)
+    _add_health(app, state)
+    _add_models(app, state)
+    describe(app, state)
+    return app
+
+
+async def _load(state: Server) -> None:
+    try:
+        await asyncio.to_thread(state.load)
+    except ErrorbarError as e:
+        state.failure = e
+        log.error("not ready: %s", e.detail)
+
+
+def _add_errors(app: FastAPI) -> None:
+    def answered(request: Request, error: ErrorbarError, code: str | None = None) -> Response:
+        under_v2 = request.url.path.startswith("/v2")
+        return problem(error, context_of(request.scope).request_id, code, under_v2)
+
+    @app.exception_handler(ErrorbarError)
+    async def ours(request: Request, error: ErrorbarError) -> Response:
+        return answered(request, error)
+
+    @app.exception_handler(HTTPException)
+    async def frameworks(request: Request, error: HTTPException) -> Response:
+        path = request.url.path
+        if error.status_code == 405:
+            return answered(request, ErrorbarError(f"{request.method} is not a method of {path}"), "method_not_allowed")
+        return answered(request, ErrorbarError(f"no route {path}; /docs lists the routes"), "not_found")
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        log.exception("request %s failed", context_of(request.scope).request_id, exc_info=error)
+        return answered(request, ErrorbarError("an error that Errorbar did not foresee; see its log"), "internal_error")
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), status, media_type="application/json")
+
+
+def _add_health(app: FastAPI, state: Server) -> None:
+    @app.get("/healthz", tags=["health"], summary="Is the process alive?")
+    @app.get("/v2/health/live", tags=["health"], summary="Is the process alive?")
+    async def live() -> Response:
+        return _json({"live": True})
+
+    @app.get("/readyz", tags=["health"], summary="Is every model loaded, probed and warmed?")
+    @app.get("/v2/health/ready", tags=["health"], summary="Is every model loaded, probed and warmed?")
+    async def ready() -> Response:
+        if state.ready:
+            return _json({"ready": True})
+        if state.draining:
+            raise Draining("the server is going down", retry_after_s=5.0)
+        reason = f": {state.failure.detail}" if state.failure is not None else ""
+        raise NotReady(f"the models are not loaded{reason}", retry_after_s=1.0)
+
+    @app.get("/metrics", tags=["health"], summary="Prometheus metrics")
+    async def metrics(request: Request) -> Response:
+        encoder, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encoder(state.metrics.registry), media_type=content_type)
+
+
+def _add_models(app: FastAPI, state: Server) -> None:
+    inference = Inference(state.ready_repository, state.engine, state.settings.limits, state.metrics)
+
+    @app.get("/v1/models", tags=["models"], summary="What is served")
+    async def models() -> Response:
+        repository = state.ready_repository()
+        entries = [
+            {"name": n, "version": v, "task": repository.get(n, v).manifest.task if ready else "", "ready": ready}
+            for n, v in repository.versions for ready in [repository.is_ready(n, v)]
+        ]
+        return _json(wire.ModelList.model_validate({"models": entries}).model_dump())
+
+    def add(path: str, mode: Mode) -> None:
+        async def infer(request: Request) -> Response:
+            return await inference.answer(request, mode)
+
+        summary = "Deterministic prediction" if mode == "predict" else "Monte-Carlo dropout: mean, std and more"
+        app.add_api_route(f"{path}:{mode}", infer, methods=["POST"], tags=["inference"], summary=summary)
+
+    for path in ("/v1/models/{name}", "/v1/models/{name}/versions/{version}"):
+        add(path, "predict")
+        add(path, "uncertainty")
+
+    @app.get("/v1/models/{name}", tags=["models"], summary="Model card of the version that serves")
+    @app.get("/v1/models/{name}/versions/{version}", tags=["models"], summary="Model card")
+    async def card(request: Request) -> Response:
+        model = state.ready_repository().get(request.path_params["name"], request.path_params.get("version"))
+        return _json(encode.card_body(model))

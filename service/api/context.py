@@ -1,0 +1,64 @@
+"""What belongs to one request: its id, its stage timings, and the headers made of them."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.clock import Clock
+
+_SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_KEY = "errorbar"
+
+
+@dataclass
+class Context:
+    request_id: str
+    clock: Clock
+    arrived: float
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = self.clock.now()
+        yield
+        self.timings_s[stage] = self.clock.now() - started
+
+
+def context_of(scope: MutableMapping[str, object]) -> Context:
+    found = scope[_KEY]
+    assert isinstance(found, Context)
+    return found
+
+
+class ContextMiddleware:
+    """Gives every request its id (the caller's, if it is 1 to 128 visible ASCII characters) and every response
+    `X-Request-Id` and `Server-Timing`."""
+
+    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+        self._app, self._clock = app, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
+        request_id = given.decode() if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        context = scope[_KEY] = Context(request_id, self._clock, self._clock.now())
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                timing = ", ".join(f"{stage};dur={s * 1e3:.3f}" for stage, s in context.timings_s.items())
+                total = (self._clock.now() - context.arrived) * 1e3
+                message["headers"] = [
+                    *message["headers"], (b"x-request-id", request_id.encode()),
+                    (b"server-timing", f"{timing + ', ' if timing else ''}total;dur={total:.3f}".encode()),
+                ]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

@@ -1,0 +1,234 @@
+"""From a body to tensors and options, checked against the model: what one request can do wrong fails here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import orjson
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.errors import Fault, InvalidInput, InvalidOption, MalformedBody, UncertaintyUnavailable, nearest
+from service.repository import Input, Manifest, ReadyModel
+from service.sampling.sampler import MAX_SEED
+from service.scheduling import Limits, Options
+
+DEFAULT_TIMEOUT_MS = 60_000
+_MAX_TIMEOUT_MS = 86_400_000
+_COMMON = ("instances", "timeout_ms")
+_OPTIONS = ("samples", "seed", "masks", "design", "method", "quantiles", "include_samples")
+_LATER = ("tolerance", "decide", "on_deadline", "priority")
+
+
+def parse_body(body: bytes) -> dict[str, Any]:
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError as e:
+        raise MalformedBody(f"the body is not JSON: {e}") from e
+    if not isinstance(parsed, dict):
+        raise MalformedBody(f'an object {{"instances": [...]}} expected, got {_kind(parsed)}')
+    return parsed
+
+
+def decode_timeout_ms(payload: Mapping[str, Any]) -> int:
+    value = payload.get("timeout_ms", DEFAULT_TIMEOUT_MS)
+    return _integer("timeout_ms", value, 1, _MAX_TIMEOUT_MS)
+
+
+def check_fields(payload: Mapping[str, Any], uncertainty: bool) -> None:
+    """Refuses fields that are not known, with the nearest known one."""
+    known = _COMMON + (_OPTIONS if uncertainty else ())
+    for field in payload:
+        if field in known:
+            continue
+        if uncertainty and field in _LATER:
+            _wrong_option(field, "not available for this model")
+        if not uncertainty and field in _OPTIONS + _LATER:
+            _wrong_option(field, "an option of :uncertainty, not of :predict")
+        _wrong_option(field, f"not a field of this request{nearest(field, known)}")
+    if "instances" not in payload:
+        raise InvalidInput("instances: missing; a list of rows expected", faults=[Fault("instances", "missing")])
+
+
+def decode_options(payload: Mapping[str, Any], model: ReadyModel, limits: Limits) -> Options:
+    """The options of an uncertainty request, the manifest's where it does not say."""
+    if not model.sampler.samples_something:
+        raise UncertaintyUnavailable(f"model {model.name!r} has no dropout to sample; use :predict")
+    default = model.manifest.sampling
+    options = Options(
+        samples=_integer("samples", payload.get("samples", default.samples), 2, limits.samples),
+        seed=_integer("seed", payload.get("seed", default.seed), 0, MAX_SEED),
+        masks=_choice("masks", payload.get("masks", default.masks), ("shared", "independent")),
+        design=_choice("design", payload.get("design", default.design), ("balanced", "iid")),
+        quantiles=_levels(payload.get("quantiles")),
+        include_samples=_boolean("include_samples", payload.get("include_samples", False)),
+    )
+    _choice("method", payload.get("method", "auto"), ("auto", "sampled"))
+    for name in ("samples", "seed", "masks", "design"):
+        if default.locked and getattr(options, name) != getattr(default, name):
+            _wrong_option(name, f"this model is locked to {getattr(default, name)!r}")
+    return options
+
+
+def _wrong_option(field: str, message: str) -> NoReturn:
+    raise InvalidOption(f"{field}: {message}", faults=[Fault(field, message)])
+
+
+def _integer(field: str, value: Any, low: int, high: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        _wrong_option(field, f"an integer from {low} to {high} expected, got {_shown(value)}")
+    return value
+
+
+def _boolean(field: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        _wrong_option(field, f"true or false expected, got {_shown(value)}")
+    return value
+
+
+def _choice(field: str, value: Any, choices: tuple[str, ...]) -> Any:
+    if not isinstance(value, str) or value not in choices:
+        expected = " or ".join(f'"{c}"' for c in choices)
+        _wrong_option(field, f"{expected} expected, got {_shown(value)}")
+    return value
+
+
+def _levels(value: Any) -> tuple[float, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not 1 <= len(value) <= 100:
+        _wrong_option("quantiles", f"a list of 1 to 100 levels expected, got {_shown(value)}")
+    for i, level in enumerate(value):
+        if not isinstance(level, float) or not 0 < level < 1:
+            _wrong_option(f"quantiles[{i}]", f"a level between 0 and 1 expected, got {_shown(level)}")
+    return tuple(value)
+
+
+def decode_instances(instances: Any, manifest: Manifest, plain: bool) -> dict[str, Tensor]:
+    """Rows to one tensor an input, (rows, *shape). plain: the body has no JSON true, false or null in it, which numpy
+    would take for numbers. InvalidInput with the path of the first wrong value."""
+    if not isinstance(instances, list):
+        _wrong("instances", f"a list of rows expected, got {_kind(instances)}")
+    if not instances:
+        _wrong("instances", "at least one row expected, got none")
+    columns = _columns(instances, manifest)
+    by_name = isinstance(instances[0], dict)
+    return {
+        spec.name: torch.from_numpy(_array(columns[spec.name], spec, plain, _Paths(spec.name, by_name, manifest)))
+        for spec in manifest.inputs
+    }
+
+
+class _Paths:
+    """Where a value stands in the request, as the caller wrote it."""
+
+    def __init__(self, name: str, by_name: bool, manifest: Manifest) -> None:
+        self._features = [f.name for f in manifest.features] if by_name and manifest.features else None
+        self._name = f".{name}" if by_name and self._features is None else ""
+
+    def at(self, row: int, place: Sequence[int] = ()) -> str:
+        if self._features is not None and place:
+            return f"instances[{row}].{self._features[place[0]]}"
+        return f"instances[{row}]{self._name}" + "".join(f"[{i}]" for i in place)
+
+
+def _columns(instances: list[Any], manifest: Manifest) -> dict[str, list[Any]]:
+    """One list of row values for each input."""
+    if not any(isinstance(row, dict) for row in instances):
+        if len(manifest.inputs) > 1:
+            names = ", ".join(i.name for i in manifest.inputs)
+            _wrong("instances[0]", f"an object with the inputs {names} expected, got {_kind(instances[0])}")
+        return {manifest.inputs[0].name: instances}
+    features = [f.name for f in manifest.features] if manifest.features else None
+    inputs = [i.name for i in manifest.inputs]
+    by_feature = features is not None and not all(isinstance(r, dict) and set(r) == set(inputs) for r in instances)
+    keys = features if by_feature and features is not None else inputs
+    for i, row in enumerate(instances):
+        if not isinstance(row, dict):
+            _wrong(f"instances[{i}]", f"an object as in the other rows expected, got {_kind(row)}")
+        for key in row:
+            if key not in keys:
+                what = "feature" if by_feature else "input"
+                _wrong(f"instances[{i}].{key}", f"not a {what} of this model{nearest(key, keys)}")
+        for key in keys:
+            if key not in row:
+                _wrong(f"instances[{i}].{key}", "missing")
+    if by_feature:
+        return {inputs[0]: [[row[key] for key in keys] for row in instances]}
+    return {name: [row[name] for row in instances] for name in inputs}
+
+
+def _array(rows: list[Any], spec: Input, plain: bool, paths: _Paths) -> NDArray[Any]:
+    try:
+        found = np.array(rows)
+    except (ValueError, OverflowError):
+        found = np.empty(0, object)
+    wanted = "fi" if spec.dtype == "float32" else "i"
+    if not plain or found.dtype.kind not in wanted or found.shape[1:] != spec.shape:
+        for i, row in enumerate(rows):
+            _check_value(row, spec, i, (), paths)
+        found = np.array(rows, dtype=np.float64 if spec.dtype == "float32" else np.int64)
+    return _in_range(found, spec, paths)
+
+
+def _in_range(values: NDArray[Any], spec: Input, paths: _Paths) -> NDArray[Any]:
+    if spec.dtype == "float32":
+        with np.errstate(over="ignore"):
+            cast = values.astype(np.float32)
+        bad, reason = ~np.isfinite(cast), "a finite number that float32 can hold expected"
+    else:
+        cast = values.astype(np.int64)
+        low, high = spec.range if spec.range is not None else (-(2**63), 2**63 - 1)
+        bad, reason = (cast < low) | (cast > high), f"an integer from {low:g} to {high:g} expected"
+    if bad.any():
+        row, *place = (int(i) for i in np.argwhere(bad)[0])
+        _wrong(paths.at(row, place), f"{reason}, got {_shown(values[(row, *place)].item())}")
+    return cast
+
+
+def _check_value(value: Any, spec: Input, row: int, place: tuple[int, ...], paths: _Paths) -> None:
+    """Walks one row and names the first value that is wrong."""
+    depth = len(place)
+    if depth < len(spec.shape):
+        size = spec.shape[depth]
+        if not isinstance(value, list):
+            whole = list(spec.shape[depth:])
+            _wrong(paths.at(row, place), f"a list of shape {whole} expected, got {_kind(value)}")
+        if len(value) != size:
+            _wrong(paths.at(row, place), f"{size} values expected, got {len(value)}")
+        for i, inner in enumerate(value):
+            _check_value(inner, spec, row, (*place, i), paths)
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        _wrong(paths.at(row, place), f"a number expected, got {_kind(value)}")
+    elif spec.dtype == "int64" and not (isinstance(value, int) and -(2**63) <= value < 2**63):
+        _wrong(paths.at(row, place), f"a 64-bit integer expected, got {_shown(value)}")
+
+
+def _wrong(path: str, message: str) -> NoReturn:
+    raise InvalidInput(f"{path}: {message}", faults=[Fault(path, message)])
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "a list", dict: "an object", str: "a string", bool: f"{value!r}".lower(), type(None): "null"}
+    return kinds.get(type(value), f"the number {value!r}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else _kind(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def out_of_range(inputs: Mapping[str, Tensor], manifest: Manifest) -> list[list[str]]:
+    """For each row, the features outside their training range; empty lists where the manifest names none."""
+    rows = next(iter(inputs.values())).numpy()
+    if manifest.features is None:
+        return [[] for _ in rows]
+    names = [f.name for f in manifest.features]
+    # bounds as the model sees values: a training value read back must not fall outside by rounding
+    low = np.array([f.min for f in manifest.features], np.float32)
+    high = np.array([f.max for f in manifest.features], np.float32)
+    outside = (rows < low) | (rows > high)
+    return [[names[j] for j in np.flatnonzero(row)] for row in outside]

@@ -1,0 +1,121 @@
+"""From arrays to the JSON of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from service.repository import ReadyModel
+from service.scheduling import Answer, Options
+
+NOT_CALIBRATED = "the model has no calibration"
+
+
+def encode_json(body: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _named(model: ReadyModel) -> dict[str, Any]:
+    return {"model": model.name, "version": model.version, "digest": model.digest}
+
+
+def prediction_body(model: ReadyModel, answer: Answer, outside: Sequence[list[str]]) -> dict[str, Any]:
+    values = answer.arrays["values"]
+    assert values is not None
+    task, labels = model.manifest.task, model.manifest.labels
+    rows: list[dict[str, Any]] = []
+    for row, names in zip(np.ascontiguousarray(values), outside, strict=True):
+        if labels is not None and task in ("classification", "multilabel"):
+            index = int(row.argmax())
+            found = {"label": labels[index], "index": index, "probabilities": row}
+        else:
+            found = {"value" if task == "regression" else "output": _scalar_if_single(row, task)}
+        rows.append({**found, "out_of_range": names})
+    return {**_named(model), "predictions": rows}
+
+
+def uncertainty_body(
+    model: ReadyModel, options: Options, answer: Answer, outside: Sequence[list[str]], request_id: str
+) -> dict[str, Any]:
+    manifest = model.manifest
+    sites = model.sampler.sites
+    rows = [
+        _uncertain_row(model, {k: None if v is None else v[i] for k, v in answer.arrays.items()}, answer, options, names)
+        for i, names in enumerate(outside)
+    ]
+    return {
+        **_named(model), "request_id": request_id,
+        "sampling": {
+            "method": "sampled", "samples": options.effective_samples, "seed": options.seed, "masks": options.masks,
+            "design": options.design, "dtype": manifest.dtype,
+            "sites_active": sum(s.active for s in sites), "sites_total": len(sites),
+        },
+        "predictions": rows,
+    }
+
+
+def _uncertain_row(
+    model: ReadyModel, values: Mapping[str, Any], answer: Answer, options: Options, outside: list[str]
+) -> dict[str, Any]:
+    manifest = model.manifest
+    labelled = manifest.task in ("classification", "multilabel")
+    row: dict[str, Any] = {}
+    if labelled and manifest.labels is not None:
+        index = int(values["mean"].argmax())
+        row = {"label": manifest.labels[index], "index": index}
+    kept = ("quantiles", "sample_values")
+    row |= {k: _scalar_if_single(v, manifest.task) for k, v in values.items() if k not in kept}
+    row["se_df"] = answer.se_df
+    if manifest.task == "regression":
+        noise = None if manifest.tau is None else manifest.tau**-0.5
+        total = None if noise is None else np.sqrt(values["std"] ** 2 + noise**2)
+        row |= {"noise_std": noise, "total_std": _scalar_if_single(total, manifest.task), "interval": None}
+    if labelled:
+        row |= {"prediction_set": None, "calibrated_probabilities": None}
+    row |= {k: _columns_dropped(values[k], manifest.task) for k in kept if k in values}
+    return row | {
+        "samples": options.effective_samples, "stopped": "samples", "settled": None, "decision": None,
+        "ood_score": None, "calibration_reason": NOT_CALIBRATED, "out_of_range": outside,
+    }
+
+
+def _scalar_if_single(value: Any, task: str) -> Any:
+    """A number for a regression with one target; arrays as they are."""
+    if value is None or np.ndim(value) == 0:
+        return None if value is None else value.item()
+    if task == "regression" and value.size == 1:
+        return value.reshape(()).item()
+    return np.ascontiguousarray(value)
+
+
+def _columns_dropped(value: Any, task: str) -> Any:
+    """(levels or samples, columns) to (levels or samples,) where there is one target."""
+    single = task == "regression" and value.ndim == 2 and value.shape[1] == 1
+    return np.ascontiguousarray(value[:, 0] if single else value)
+
+
+def card_body(model: ReadyModel) -> dict[str, Any]:
+    m, s = model.manifest, model.manifest.sampling
+    return {
+        "name": m.name, "version": model.version, "ready": True, "task": m.task, "description": m.description,
+        "digest": model.digest,
+        "inputs": [{"name": i.name, "dtype": i.dtype, "shape": i.shape, "range": i.range} for i in m.inputs],
+        "features": None if m.features is None else [
+            {"name": f.name, "unit": f.unit, "min": f.min, "max": f.max} for f in m.features
+        ],
+        "labels": m.labels,
+        "sites": [
+            {"name": x.name, "kind": x.kind, "p": x.p, "active": x.active, "mask_shape": x.mask_shape, "note": x.note}
+            for x in model.sampler.sites
+        ],
+        "sampling": {
+            "samples": s.samples, "seed": s.seed, "masks": s.masks, "design": s.design, "dtype": m.dtype,
+            "locked": s.locked, "engine": "captured", "device": model.device, "deterministic_flop_share": None,
+            "closed_form": False,
+        },
+        "calibration": None,
+        "warnings": model.warnings,
+    }

@@ -1,0 +1,133 @@
+"""The contract as a document: schemas and working examples of routes whose bodies are parsed by hand."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+
+from service import wire
+from service.repository import Manifest
+
+if TYPE_CHECKING:
+    from service.api.app import Server
+
+_HOT = {":predict": (wire.PredictRequest, wire.PredictResponse),
+        ":uncertainty": (wire.UncertaintyRequest, wire.UncertaintyResponse)}
+_CARDS = {"/v1/models": wire.ModelList, "/v1/models/{name}": wire.ModelCard,
+          "/v1/models/{name}/versions/{version}": wire.ModelCard}
+_REF = "#/components/schemas/{model}"
+
+
+def describe(app: FastAPI, state: Server) -> None:
+    """Puts `/openapi.json` and `/docs` in place. Examples use the models that are loaded."""
+
+    def openapi() -> dict[str, Any]:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for path, item in document["paths"].items():
+            for operation in item.values():
+                _describe_operation(path, operation, schemas, state)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(_page(openapi()))
+
+
+def _describe_operation(path: str, operation: dict[str, Any], schemas: dict[str, Any], state: Server) -> None:
+    suffix = next((s for s in _HOT if path.endswith(s)), None)
+    answer: type[BaseModel] | None = _CARDS.get(path)
+    model = _example_model(state)
+    if suffix is not None:
+        request, answer = _HOT[suffix]
+        content: dict[str, Any] = {"schema": _reference(request, schemas)}
+        if model is not None:
+            content["example"] = example_request(model[0], suffix == ":uncertainty")
+        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if answer is not None:
+        operation["responses"]["200"]["content"] = {"application/json": {"schema": _reference(answer, schemas)}}
+    operation["responses"].pop("422", None)
+    operation["responses"]["default"] = {
+        "description": "An error (RFC 9457)",
+        "content": {"application/problem+json": {"schema": _reference(wire.Problem, schemas)}},
+    }
+    operation["parameters"] = _parameters(path, state, model)
+    if not operation["parameters"]:
+        del operation["parameters"]
+
+
+def _parameters(path: str, state: Server, model: tuple[Manifest, str] | None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    versions = state.repository.versions if state.repository is not None else []
+    for i, name in enumerate(("name", "version")):
+        if f"{{{name}}}" in path:
+            values = sorted({v[i] for v in versions})
+            schema: dict[str, Any] = {"type": "string"} | ({"enum": values} if values else {})
+            example = {"example": (model[0].name, model[1])[i]} if model is not None else {}
+            found.append({"name": name, "in": "path", "required": True, "schema": schema} | example)
+    return found
+
+
+def _example_model(state: Server) -> tuple[Manifest, str] | None:
+    if not state.ready or state.repository is None:
+        return None
+    name, version = state.repository.versions[0]
+    return state.repository.get(name, version).manifest, version
+
+
+def example_request(manifest: Manifest, uncertainty: bool) -> dict[str, Any]:
+    """A request that works: one row in the middle of its training range."""
+    if manifest.features is not None:
+        row: Any = {f.name: (f.min + f.max) / 2 for f in manifest.features}
+    else:
+        rows = {i.name: _filled(i.shape, (i.range or (0.0, 0.0))[0], i.dtype) for i in manifest.inputs}
+        row = rows if len(rows) > 1 else next(iter(rows.values()))
+    return {"instances": [row]} | ({"samples": 50, "seed": 0} if uncertainty else {})
+
+
+def _filled(shape: tuple[int, ...], value: float, dtype: str) -> Any:
+    if not shape:
+        return int(value) if dtype == "int64" else value
+    return [_filled(shape[1:], value, dtype) for _ in range(shape[0])]
+
+
+def _reference(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, str]:
+    schema = model.model_json_schema(ref_template=_REF)
+    schemas.update(schema.pop("$defs", {}))
+    schemas[model.__name__] = schema
+    return {"$ref": _REF.format(model=model.__name__)}
+
+
+def _page(document: dict[str, Any]) -> str:
+    """The document as one plain page: no script, nothing from another address, readable offline."""
+    parts = []
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            example = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+            shown = path
+            for p in operation.get("parameters", []):
+                shown = shown.replace(f"{{{p['name']}}}", str(p.get("example", f"{{{p['name']}}}")))
+            call = f"curl http://127.0.0.1:8080{shown}" + (
+                f" -d '{orjson.dumps(example).decode()}'" if example is not None else "")
+            parts.append(
+                f"<section><h2><code>{method.upper()} {html.escape(path)}</code></h2>"
+                f"<p>{html.escape(operation.get('summary', ''))}</p><pre>{html.escape(call)}</pre></section>")
+    schemas = html.escape(orjson.dumps(document["components"]["schemas"], option=orjson.OPT_INDENT_2).decode())
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Errorbar: the contract</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><style>'
+        ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
+        "padding:0 1rem}h2{font-size:1.1rem;margin:2rem 0 .25rem}p{margin:.25rem 0}pre{overflow-x:auto;padding:.75rem;"
+        "border:1px solid color-mix(in srgb,currentColor 25%,transparent);border-radius:6px}</style>"
+        f"<h1>Errorbar {html.escape(document['info']['version'])}</h1><p>{html.escape(document['info']['description'])} "
+        'The same as a document for programs: <a href="/openapi.json">/openapi.json</a>.</p>'
+        f"{''.join(parts)}<h2>Schemas</h2><pre>{schemas}</pre></html>"
+    )

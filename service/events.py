@@ -1,0 +1,85 @@
+"""What happened, as frozen records. The core hands them to an observer; metrics and logs listen at the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RequestAnswered:
+    """code: "ok" or the error's code. model and version: None where the request named none that exists."""
+
+    model: str | None
+    version: str | None
+    mode: str
+    code: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StageTimed:
+    """stage: decode, queue, device, summary or encode."""
+
+    model: str
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class QueueChanged:
+    """rows: how many wait, after the change."""
+
+    model: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class BatchRan:
+    model: str
+    mode: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class RowsSampled:
+    """One uncertainty answer; the sequences have an entry a row. Entropies are empty where the task has none.
+
+    relative_std: std over |mean| of the predicted class, or of the first output; standard_error: the largest
+    Monte-Carlo standard error of a row's means, empty where there is none; zero_variance: rows whose std is 0 all over.
+    """
+
+    model: str
+    samples: int
+    stopped: str
+    entropy: Sequence[float]
+    mutual_information: Sequence[float]
+    relative_std: Sequence[float]
+    standard_error: Sequence[float]
+    zero_variance: int
+
+
+@dataclass(frozen=True)
+class RowsOutOfRange:
+    """Rows with a feature outside its training range."""
+
+    model: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class ModelLoaded:
+    model: str
+    version: str
+    digest: str
+    device: str
+    engine: str
+    memory_bytes: int
+
+
+Event = RequestAnswered | StageTimed | QueueChanged | BatchRan | RowsSampled | RowsOutOfRange | ModelLoaded
+Observer = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The observer of those who do not listen."""

@@ -1,0 +1,70 @@
+"""One request as the engine sees it, and its answer: plain values, no tensors of the device, no web."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.repository import ReadyModel
+from service.sampling.masks import Design
+from service.sampling.sampler import MaskSharing
+from service.statistics import BLOCK
+
+Mode = Literal["predict", "uncertainty"]
+Array = NDArray[np.floating] | NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an uncertainty request asks for, defaults filled in."""
+
+    samples: int
+    seed: int
+    masks: MaskSharing
+    design: Design
+    quantiles: tuple[float, ...] = ()
+    include_samples: bool = False
+
+    @property
+    def keeps_samples(self) -> bool:
+        """Whether the samples themselves are needed, beyond their sums."""
+        return self.include_samples or bool(self.quantiles)
+
+    @property
+    def effective_samples(self) -> int:
+        """Balanced samples come in whole blocks of 10."""
+        return -(-self.samples // BLOCK) * BLOCK if self.design == "balanced" else self.samples
+
+
+@dataclass(frozen=True)
+class Job:
+    """deadline: on the engine's clock, in seconds."""
+
+    model: ReadyModel
+    mode: Mode
+    inputs: Mapping[str, Tensor]
+    deadline: float
+    options: Options | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def passes(self) -> int:
+        """Rows × samples: what the work is proportional to."""
+        return self.rows * (self.options.effective_samples if self.options is not None else 1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """arrays: rows first; a prediction has `values`, an uncertainty the names of the contract. None: does not exist."""
+
+    arrays: Mapping[str, Array | None]
+    se_df: int | None = None
+    timings_s: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,71 @@
+"""Settings: command line over environment (`ERRORBAR_…`) over `errorbar.toml` over defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from service.errors import InvalidSettings, nearest
+from service.scheduling.limits import Limits
+
+PREFIX = "ERRORBAR_"
+BUNDLED_MODELS = Path(__file__).parent.parent / "models" / "repository"
+
+
+class Settings(BaseSettings):
+    """Every setting of the server. The description is the help text and the documentation."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, toml_file="errorbar.toml", extra="forbid", frozen=True)
+
+    models: Path = Field(BUNDLED_MODELS, description="Folder of models: <name>/<version>/model.toml.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run; auto is cuda where there is.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of one pass; by default torch's own choice.")
+    grace_s: float = Field(30.0, gt=0, description="Seconds to finish what is in flight after SIGTERM.")
+    body_bytes: int = Field(Limits.body_bytes, gt=0, description="Largest request body, bytes.")
+    rows: int = Field(Limits.rows, gt=0, description="Most rows in a request.")
+    samples: int = Field(Limits.samples, ge=2, description="Most samples a request may ask for.")
+    rows_by_samples: int = Field(Limits.rows_by_samples, gt=0, description="Most rows × samples in a request.")
+    returned_numbers: int = Field(Limits.returned_numbers, gt=0, description="Most numbers of returned samples.")
+    queue_s: float = Field(Limits.queue_s, gt=0, description="Most seconds of work that may wait.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            self.body_bytes, self.rows, self.samples, self.rows_by_samples, self.returned_numbers, self.queue_s
+        )
+
+
+def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings in force. `overrides` come from the command line; None values are left out. InvalidSettings names
+    the setting: an unknown name is refused wherever it stands, since a typo would otherwise change nothing."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    for name in os.environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise InvalidSettings(f"{name}: not a setting{nearest(name, known)}")
+    try:
+        return Settings(**{k: v for k, v in (overrides or {}).items() if v is not None})
+    except ValidationError as e:
+        first = e.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        hint = nearest(name, Settings.model_fields) if first["type"] == "extra_forbidden" else ""
+        raise InvalidSettings(f"{name}: {first['msg']}{hint}") from e

@@ -1,0 +1,184 @@
+"""The shapes of what goes over the wire, for the OpenAPI page and the client. Knows pydantic only."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Numbers = list[Any]  # a number, or nested lists of numbers
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class PredictRequest(_Wire):
+    instances: list[Any] = Field(
+        description="Rows: nested lists in the input's shape, or objects by input name or by feature name."
+    )
+    timeout_ms: int = Field(60_000, ge=1, description="The caller's deadline, milliseconds from arrival.")
+
+
+class UncertaintyRequest(PredictRequest):
+    samples: int = Field(50, ge=2, le=10_000, description="Samples to draw; balanced rounds up to a multiple of 10.")
+    seed: int = Field(0, ge=0, le=2**53 - 1, description="Same request and seed, same answer.")
+    masks: Literal["shared", "independent"] = Field(
+        "shared", description="One thinned network a sample for all rows, or masks of its own for every row."
+    )
+    design: Literal["balanced", "iid"] = "balanced"
+    method: Literal["auto", "sampled"] = "auto"
+    quantiles: list[float] | None = Field(None, description="Levels in (0, 1) of the samples.")
+    include_samples: bool = Field(False, description="Return the samples themselves.")
+
+
+class Prediction(_Wire):
+    label: str | None = None
+    index: int | None = None
+    probabilities: list[float] | None = None
+    value: float | list[float] | None = None
+    output: Numbers | float | None = None
+    out_of_range: list[str] = []
+
+
+class PredictResponse(_Wire):
+    model: str
+    version: str
+    digest: str
+    predictions: list[Prediction]
+
+
+class Sampling(_Wire):
+    method: Literal["sampled", "closed_form", "rao_blackwell"]
+    samples: int
+    seed: int
+    masks: str
+    design: str
+    dtype: str
+    sites_active: int
+    sites_total: int
+
+
+class Interval(_Wire):
+    lower: float
+    upper: float
+    coverage: float
+
+
+class UncertainPrediction(_Wire):
+    label: str | None = None
+    index: int | None = None
+    mean: Numbers | float
+    std: Numbers | float
+    mean_se: Numbers | float | None
+    std_se: Numbers | float | None
+    se_df: int | None
+    entropy: float | list[float] | None = None
+    entropy_se: float | list[float] | None = None
+    expected_entropy: float | list[float] | None = None
+    mutual_information: float | list[float] | None = None
+    mutual_information_se: float | list[float] | None = None
+    variation_ratio: float | list[float] | None = None
+    noise_std: float | None = None
+    total_std: Numbers | float | None = None
+    samples: int
+    stopped: Literal["samples", "tolerance", "decision", "deadline"]
+    settled: Literal["above", "below"] | None
+    decision: Literal["accept", "abstain"] | None
+    prediction_set: list[str] | None = None
+    calibrated_probabilities: list[float] | None = None
+    interval: Interval | None = None
+    ood_score: float | None
+    calibration_reason: str | None
+    quantiles: Numbers | None = None
+    sample_values: Numbers | None = None
+    out_of_range: list[str] = []
+
+
+class UncertaintyResponse(_Wire):
+    model: str
+    version: str
+    digest: str
+    request_id: str
+    sampling: Sampling
+    predictions: list[UncertainPrediction]
+
+
+class ModelEntry(_Wire):
+    name: str
+    version: str
+    task: str
+    ready: bool
+
+
+class ModelList(_Wire):
+    models: list[ModelEntry]
+
+
+class InputCard(_Wire):
+    name: str
+    dtype: str
+    shape: list[int]
+    range: list[float] | None
+
+
+class FeatureCard(_Wire):
+    name: str
+    unit: str
+    min: float
+    max: float
+
+
+class SiteCard(_Wire):
+    name: str
+    kind: str
+    p: float
+    active: bool
+    mask_shape: list[int]
+    note: str
+
+
+class SamplingCard(_Wire):
+    samples: int
+    seed: int
+    masks: str
+    design: str
+    dtype: str
+    locked: bool
+    engine: Literal["captured", "eager"]
+    device: str
+    deterministic_flop_share: float | None
+    closed_form: bool
+
+
+class ModelCard(_Wire):
+    name: str
+    version: str
+    ready: bool
+    task: str
+    description: str
+    digest: str
+    inputs: list[InputCard]
+    features: list[FeatureCard] | None
+    labels: list[str] | None
+    sites: list[SiteCard]
+    sampling: SamplingCard
+    calibration: dict[str, Any] | None
+    warnings: list[str]
+
+
+class WrongValue(_Wire):
+    path: str
+    message: str
+
+
+class Problem(_Wire):
+    """RFC 9457. `code` is stable and what programs look at."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[WrongValue] | None = None
