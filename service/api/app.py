@@ -79,10 +79,10 @@ def resolved_device(device: str) -> str:
     return device
 
 
-def create_app(settings: Settings, clock: Clock | None = None, server: Server | None = None) -> FastAPI:
-    """The FastAPI application. `server`: one that is already loaded; else models load when the application starts."""
-    loaded = server is not None
-    state = server or Server(settings, clock or MonotonicClock())
+def create_app(settings: Settings, clock: Clock | None = None, state: Server | None = None) -> FastAPI:
+    """The FastAPI application. Models load in a thread when it starts, unless `state` has loaded them already."""
+    state = state or Server(settings, clock or MonotonicClock())
+    loaded = state.ready
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

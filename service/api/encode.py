@@ -43,8 +43,7 @@ def uncertainty_body(
     manifest = model.manifest
     sites = model.sampler.sites
     rows = [
-        _uncertain_row(model, {k: None if v is None else v[i] for k, v in answer.arrays.items()}, answer, options, names)
-        for i, names in enumerate(outside)
+        _uncertain_row(model, answer, i, options, names) for i, names in enumerate(outside)
     ]
     return {
         **_named(model), "request_id": request_id,
@@ -58,9 +57,10 @@ def uncertainty_body(
 
 
 def _uncertain_row(
-    model: ReadyModel, values: Mapping[str, Any], answer: Answer, options: Options, outside: list[str]
+    model: ReadyModel, answer: Answer, place: int, options: Options, outside: list[str]
 ) -> dict[str, Any]:
     manifest = model.manifest
+    values: dict[str, Any] = {name: None if array is None else array[place] for name, array in answer.arrays.items()}
     labelled = manifest.task in ("classification", "multilabel")
     row: dict[str, Any] = {}
     if labelled and manifest.labels is not None:

@@ -17,9 +17,9 @@ from service.repository import Manifest
 if TYPE_CHECKING:
     from service.api.app import Server
 
-_HOT = {":predict": (wire.PredictRequest, wire.PredictResponse),
+_HOT: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {":predict": (wire.PredictRequest, wire.PredictResponse),
         ":uncertainty": (wire.UncertaintyRequest, wire.UncertaintyResponse)}
-_CARDS = {"/v1/models": wire.ModelList, "/v1/models/{name}": wire.ModelCard,
+_CARDS: dict[str, type[BaseModel]] = {"/v1/models": wire.ModelList, "/v1/models/{name}": wire.ModelCard,
           "/v1/models/{name}/versions/{version}": wire.ModelCard}
 _REF = "#/components/schemas/{model}"
 
@@ -120,6 +120,7 @@ def _page(document: dict[str, Any]) -> str:
             parts.append(
                 f"<section><h2><code>{method.upper()} {html.escape(path)}</code></h2>"
                 f"<p>{html.escape(operation.get('summary', ''))}</p><pre>{html.escape(call)}</pre></section>")
+    app_words = document["info"]["description"]
     schemas = html.escape(orjson.dumps(document["components"]["schemas"], option=orjson.OPT_INDENT_2).decode())
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Errorbar: the contract</title>'
@@ -127,7 +128,7 @@ def _page(document: dict[str, Any]) -> str:
         ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
         "padding:0 1rem}h2{font-size:1.1rem;margin:2rem 0 .25rem}p{margin:.25rem 0}pre{overflow-x:auto;padding:.75rem;"
         "border:1px solid color-mix(in srgb,currentColor 25%,transparent);border-radius:6px}</style>"
-        f"<h1>Errorbar {html.escape(document['info']['version'])}</h1><p>{html.escape(document['info']['description'])} "
+        f"<h1>Errorbar {html.escape(document['info']['version'])}</h1><p>{html.escape(app_words)} "
         'The same as a document for programs: <a href="/openapi.json">/openapi.json</a>.</p>'
         f"{''.join(parts)}<h2>Schemas</h2><pre>{schemas}</pre></html>"
     )

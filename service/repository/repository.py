@@ -22,6 +22,10 @@ class Repository:
         """(name, version) of all there are, by name, then version."""
         return list(self._folders)
 
+    def folder(self, name: str, version: str) -> Path:
+        """Where that version lies."""
+        return self._folders[name, version]
+
     def load(self, name: str, version: str) -> ReadyModel:
         model = load_model(self._folders[name, version], self._device)
         self._ready[name, version] = model

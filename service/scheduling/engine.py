@@ -117,13 +117,13 @@ class Engine:
         self._keep_deadline(job)
         name = job.model.name
         if job.options is None:
-            values = job.model.sampler.predict(job.inputs).cpu().numpy()
+            values = job.model.sampler.predict(job.tensors).cpu().numpy()
             ran = self._clock.now()
             answer = Answer({"values": values})
         else:
             o = job.options
             result = job.model.sampler.uncertainty(
-                job.inputs, o.samples, o.seed, o.masks, o.design, include_samples=o.keeps_samples,
+                job.tensors, o.samples, o.seed, o.masks, o.design, include_samples=o.keeps_samples,
                 checkpoint=lambda: self._keep_deadline(job),
             )
             ran = self._clock.now()

@@ -56,6 +56,11 @@ class Job:
         return len(next(iter(self.inputs.values())))
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The inputs in the manifest's order, as the sampler takes them."""
+        return tuple(self.inputs.values())
+
+    @property
     def passes(self) -> int:
         """Rows × samples: what the work is proportional to."""
         return self.rows * (self.options.effective_samples if self.options is not None else 1)

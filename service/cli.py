@@ -1,0 +1,164 @@
+"""The `errorbar` command. Data goes to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+import service
+from service.errors import ErrorbarError, nearest
+
+app = typer.Typer(
+    name="errorbar", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    help="An honest error bar on every prediction of a network with dropout.\n\n"
+         "Start with `errorbar serve`, then open http://127.0.0.1:8080/docs.",
+)
+_out, _err = Console(), Console(stderr=True)
+
+Models = Annotated[Path | None, typer.Option("--models", help="Folder of models; the bundled ones by default.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Plain JSON on stdout instead of a table.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, or name/version.")]
+InputFile = Annotated[str, typer.Argument(metavar="FILE", help=".npy, .npz, .csv, .jsonl; - is JSON lines.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command. Errors made on purpose end in one sentence and status 2, not in a traceback."""
+    try:
+        app(args=list(arguments) if arguments is not None else None, standalone_mode=True)
+    except ErrorbarError as e:
+        _err.print(f"errorbar: {e.detail}", style="red", highlight=False, markup=False)
+        sys.exit(2)
+    sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _out.print(f"errorbar {service.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    models: Models = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 8080 by default, 0 takes a free one.")] = None,
+    device: Device = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of one pass.")] = None,
+) -> None:
+    """Serve all models over REST until Ctrl-C or SIGTERM."""
+    from service.server import run
+    from service.settings import read_settings
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=_err, show_path=False)])
+    settings = read_settings({"models": models, "host": host, "port": port, "device": device, "threads": threads})
+    raise typer.Exit(run(settings))
+
+
+def _repository(models: Path | None, device: str | None) -> Any:
+    from service.api.app import resolved_device
+    from service.repository import Repository
+    from service.settings import read_settings
+
+    settings = read_settings({"models": models, "device": device})
+    return Repository(settings.models, resolved_device(settings.device))
+
+
+def _load(repository: Any, wanted: str) -> Any:
+    """Loads `name` or `name/version`, with a word on the terminal while it takes."""
+    name, _, version = wanted.partition("/")
+    versions = [v for n, v in repository.versions if n == name]
+    if not versions or (version and version not in versions):
+        known = [f"{n}/{v}" for n, v in repository.versions]
+        raise ErrorbarError(f"no model {wanted!r}{nearest(wanted, known)}; there are: {', '.join(known)}")
+    with _err.status(f"loading {wanted}"):
+        return repository.load(name, version or versions[-1])
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+@app.command("models")
+def list_models(models: Models = None, as_json: AsJson = False) -> None:
+    """List the models of a folder, without loading them."""
+    from service.repository import read_manifest
+
+    repository = _repository(models, "cpu")
+    entries = [
+        {"name": m.name, "version": v, "task": m.task, "description": m.description}
+        for n, v in repository.versions for m in [read_manifest(repository.folder(n, v) / "model.toml")]
+    ]
+    if as_json:
+        _print_json({"models": entries})
+        return
+    table = Table("name", "version", "task", "description", box=None)
+    for e in entries:
+        table.add_row(*e.values())
+    _out.print(table)
+
+
+@app.command()
+def inspect(model: ModelName, models: Models = None, device: Device = None, as_json: AsJson = False) -> None:
+    """Show a model's card: what goes in, where dropout acts, what was noticed."""
+    import orjson
+
+    from service.api.encode import card_body, encode_json
+
+    card = orjson.loads(encode_json(card_body(_load(_repository(models, device), model))))
+    if as_json:
+        _print_json(card)
+        return
+    _out.print(f"{card['name']}/{card['version']}  {card['task']}  {card['digest'][:19]}…", highlight=False)
+    _out.print(card["description"], highlight=False)
+    for i in card["inputs"]:
+        _out.print(f"input {i['name']}: {i['dtype']}, {i['shape']} a row, range {i['range']}", highlight=False)
+    table = Table("site", "kind", "p", "samples", "mask", "note", box=None)
+    for s in card["sites"]:
+        samples = "yes" if s["active"] else "no"
+        table.add_row(s["name"], s["kind"], f"{s['p']:g}", samples, str(s["mask_shape"]), s["note"])
+    _out.print(table)
+    for warning in card["warnings"]:
+        _out.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+@app.command()
+def verify(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="One model; all by default.")] = None,
+    models: Models = None, device: Device = None, as_json: AsJson = False,
+) -> None:
+    """Run the admission probe: is every site found, does each move the output, is the fast path right?"""
+    repository = _repository(models, device)
+    results: list[dict[str, Any]] = []
+    for name in [model] if model is not None else [f"{n}/{v}" for n, v in repository.versions]:
+        try:
+            loaded = _load(repository, name)
+            results.append({"model": name, "ok": True, "sites": len(loaded.sampler.sites),
+                            "warnings": list(loaded.warnings), "reason": None})
+        except ErrorbarError as e:
+            results.append({"model": name, "ok": False, "sites": 0, "warnings": [], "reason": e.detail})
+    if as_json:
+        _print_json({"results": results})
+    else:
+        table = Table("model", "verdict", "sites", "notes", box=None)
+        for r in results:
+            table.add_row(str(r["model"]), "[green]ok[/]" if r["ok"] else "[red]refused[/]", str(r["sites"]),
+                          r["reason"] or "; ".join(r["warnings"]))
+        _out.print(table)
+    raise typer.Exit(0 if all(r["ok"] for r in results) else 1)

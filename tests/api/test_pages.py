@@ -1,0 +1,72 @@
+"""Health, model list, card, contract and errors of the framework."""
+
+import pytest
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v2/health/live"])
+def test_a_live_process_says_so(client, path) -> None:
+    assert client.get(path).json() == {"live": True}
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/v2/health/ready"])
+def test_a_loaded_server_is_ready(client, path) -> None:
+    assert client.get(path).json() == {"ready": True}
+
+
+def test_the_model_list_has_name_version_task_and_readiness(client) -> None:
+    assert client.get("/v1/models").json()["models"][0] == {
+        "name": "flowers", "version": "1", "task": "classification", "ready": True}
+
+
+def test_the_card_says_where_dropout_acts(client) -> None:
+    card = client.get("/v1/models/flowers").json()
+    assert [(s["kind"], s["p"], s["active"], s["mask_shape"]) for s in card["sites"]] == [
+        ("dropout", 0.5, True, [16]), ("dropout", 0.3, True, [8])]
+    assert card["features"][0] == {"name": "petal", "unit": "cm", "min": 0.0, "max": 2.5}
+    assert card["sampling"]["samples"] == 50
+    assert card["calibration"] is None
+    assert client.get("/v1/models/flowers/versions/1").json() == card
+
+
+def test_the_card_warns_of_a_model_without_dropout(client) -> None:
+    assert client.get("/v1/models/plain").json()["warnings"] == ["no dropout: only predict is available"]
+
+
+def test_unknown_routes_and_methods_are_problems_too(client) -> None:
+    missing, method = client.get("/nowhere"), client.get("/v1/models/flowers:predict/x")
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+    assert method.status_code == 404
+    wrong = client.delete("/v1/models")
+    assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
+
+
+def test_errors_under_v2_have_the_field_its_clients_read(client) -> None:
+    body = client.get("/v2/nowhere").json()
+    assert body["error"] == body["detail"]
+
+
+def test_every_example_of_the_contract_works(client) -> None:
+    document = client.get("/openapi.json").json()
+    tried = 0
+    for path, item in document["paths"].items():
+        operation = item.get("post")
+        if operation is None:
+            continue
+        for parameter in operation["parameters"]:
+            path = path.replace(f"{{{parameter['name']}}}", parameter["example"])
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        assert client.post(path, json=example).status_code == 200, path
+        tried += 1
+    assert tried == 4
+
+
+def test_the_contract_knows_the_names_of_the_models(client) -> None:
+    path = client.get("/openapi.json").json()["paths"]["/v1/models/{name}:predict"]
+    assert path["post"]["parameters"][0]["schema"]["enum"] == ["flowers", "height", "plain"]
+
+
+def test_the_contract_page_needs_no_other_address(client) -> None:
+    page = client.get("/docs").text
+    assert "/v1/models/{name}:uncertainty" in page
+    assert "<script" not in page
+    assert "https://" not in page

@@ -1,0 +1,107 @@
+"""Small models on disk, made in a moment, for the tests of everything above the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.architectures.mlp import MLP
+
+CLASSIFIER = """
+name = "flowers"
+task = "classification"
+description = "Two kinds of flower, from three lengths."
+labels = ["daisy", "rose"]
+
+[[inputs]]
+name = "x"
+dtype = "float32"
+shape = [3]
+
+[[features]]
+name = "petal"
+unit = "cm"
+min = 0.0
+max = 2.5
+[[features]]
+name = "stem"
+unit = "cm"
+min = 1.0
+max = 30.0
+[[features]]
+name = "leaf"
+unit = "cm"
+min = 0.1
+max = 4.0
+
+[architecture]
+factory = "models.architectures.mlp:MLP"
+[architecture.arguments]
+inputs = 3
+hidden = [16, 8]
+outputs = 2
+dropout = [0.5, 0.3]
+"""
+
+REGRESSION = """
+name = "height"
+task = "regression"
+description = "A height in metres."
+
+[[inputs]]
+name = "x"
+dtype = "float32"
+shape = [4]
+
+[architecture]
+factory = "models.architectures.mlp:MLP"
+[architecture.arguments]
+inputs = 4
+hidden = [16]
+outputs = 1
+dropout = [0.2]
+
+[noise]
+tau = 4.0
+"""
+
+WITHOUT_DROPOUT = """
+name = "plain"
+task = "classification"
+description = "No dropout at all."
+labels = ["a", "b"]
+
+[[inputs]]
+name = "x"
+dtype = "float32"
+shape = [2]
+
+[architecture]
+factory = "models.architectures.mlp:MLP"
+[architecture.arguments]
+inputs = 2
+hidden = [4]
+outputs = 2
+dropout = [0.0]
+"""
+
+
+def write_model(root: Path, name: str, manifest: str, net: torch.nn.Module, version: str = "1") -> Path:
+    folder = root / name / version
+    folder.mkdir(parents=True)
+    (folder / "model.toml").write_text(manifest)
+    save_file(net.state_dict(), folder / "weights.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    write_model(root, "flowers", CLASSIFIER, MLP(3, (16, 8), 2, (0.5, 0.3)))
+    write_model(root, "height", REGRESSION, MLP(4, (16,), 1, (0.2,)))
+    write_model(root, "plain", WITHOUT_DROPOUT, MLP(2, (4,), 2, (0.0,)))
+    return root
