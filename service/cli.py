@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.progress import Progress
 from rich.table import Table
 
 import service
@@ -33,6 +35,8 @@ InputFile = Annotated[str, typer.Argument(metavar="FILE", help=".npy, .npz, .csv
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command. Errors made on purpose end in one sentence and status 2, not in a traceback."""
+    # torch.export's own use of a class that torch deprecates
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
     try:
         app(args=list(arguments) if arguments is not None else None, standalone_mode=True)
     except ErrorbarError as e:
@@ -89,6 +93,87 @@ def _load(repository: Any, wanted: str) -> Any:
         raise ErrorbarError(f"no model {wanted!r}{nearest(wanted, known)}; there are: {', '.join(known)}")
     with _err.status(f"loading {wanted}"):
         return repository.load(name, version or versions[-1])
+
+
+def _ask(
+    wanted: str, file: str, models: Path | None, device: str | None, mode: Literal["predict", "uncertainty"],
+    options: Mapping[str, Any], as_json: bool,
+) -> None:
+    """Runs a file's rows through a model, in this process, and prints the answer as the server would give it."""
+    from service.api.decode import decode_instances, decode_options, out_of_range
+    from service.api.encode import encode_json, prediction_body, uncertainty_body
+    from service.inputs import read_rows
+    from service.scheduling import Engine, Job, Limits
+
+    model = _load(_repository(models, device), wanted)
+    rows = read_rows(file)
+    limits = Limits()
+    chosen = decode_options(options, model, limits) if mode == "uncertainty" else None
+    step = max(1, min(limits.rows, limits.rows_by_samples // (chosen.effective_samples if chosen else 1)))
+    engine = Engine(limits)
+    bodies = []
+    with Progress(console=_err, transient=True) as progress:
+        task = progress.add_task(mode, total=len(rows))
+        for start in range(0, len(rows), step):
+            inputs = decode_instances(rows[start : start + step], model.manifest, plain=False)
+            outside = out_of_range(inputs, model.manifest)
+            answer = engine.submit(Job(model, mode, inputs, float("inf"), chosen)).result()
+            bodies.append(prediction_body(model, answer, outside) if chosen is None
+                          else uncertainty_body(model, chosen, answer, outside, "command line"))
+            progress.advance(task, len(outside))
+    engine.drain()
+    predictions = [row for body in bodies for row in body["predictions"]]
+    if as_json:
+        sys.stdout.write(encode_json({**bodies[0], "predictions": predictions}).decode() + "\n")
+    else:
+        _out.print(_table(predictions))
+
+
+def _table(predictions: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a row: the label with its number, or the number, and what is uncertain about it."""
+    table = Table("row", box=None)
+    first = predictions[0]
+    labelled = "label" in first
+    columns = [c for c in ("value", "output", "mean", "std", "mean_se", "noise_std", "total_std", "entropy",
+                           "mutual_information", "variation_ratio", "probabilities") if c in first]
+    for column in ["label"] * labelled + columns + ["out of range"]:
+        table.add_column(column, justify="left" if column in ("label", "out of range") else "right")
+    for place, row in enumerate(predictions):
+        cells = [str(row["label"])] if labelled else []
+        for column in columns:
+            value = row[column]
+            if labelled and column in ("mean", "std", "mean_se", "probabilities") and value is not None:
+                value = value[row["index"]]
+            cells.append("" if value is None else _number(value))
+        table.add_row(str(place), *cells, ", ".join(row["out_of_range"]))
+    return table
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) or getattr(value, "ndim", 1) == 0 else str(value)
+
+
+@app.command()
+def predict(
+    model: ModelName, file: InputFile, models: Models = None, device: Device = None, as_json: AsJson = False,
+) -> None:
+    """Predict the rows of a file, every dropout off."""
+    _ask(model, file, models, device, "predict", {}, as_json)
+
+
+@app.command()
+def uncertainty(
+    model: ModelName, file: InputFile,
+    samples: Annotated[int | None, typer.Option(help="Samples to draw; the model's default if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same rows and seed, same answer.")] = None,
+    masks: Annotated[str | None, typer.Option(help="shared or independent.")] = None,
+    design: Annotated[str | None, typer.Option(help="balanced or iid.")] = None,
+    models: Models = None, device: Device = None, as_json: AsJson = False,
+) -> None:
+    """Monte-Carlo dropout on the rows of a file: mean, standard deviation and what follows."""
+    given = {"samples": samples, "seed": seed, "masks": masks, "design": design}
+    options = {name: value for name, value in given.items() if value is not None}
+    _ask(model, file, models, device, "uncertainty", options, as_json)
 
 
 def _print_json(value: Any) -> None:

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 
 from models.architectures.mlp import MLP
+from service.api.app import Server, create_app
+from service.clock import MonotonicClock
+from service.settings import Settings
 
 CLASSIFIER = """
 name = "flowers"
@@ -105,3 +109,16 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root, "height", REGRESSION, MLP(4, (16,), 1, (0.2,)))
     write_model(root, "plain", WITHOUT_DROPOUT, MLP(2, (4,), 2, (0.0,)))
     return root
+
+
+@pytest.fixture(scope="session")
+def state(small_models: Path) -> Server:
+    server = Server(Settings(models=small_models, device="cpu", body_bytes=2_000_000), MonotonicClock())
+    server.load()
+    return server
+
+
+@pytest.fixture(scope="session")
+def application(state: Server) -> TestClient:
+    """The loaded application, called without a socket. No lifespan: the server outlives the tests."""
+    return TestClient(create_app(state.settings, state=state), raise_server_exceptions=False)

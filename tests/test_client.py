@@ -1,0 +1,133 @@
+"""The client, against the application without a socket and against servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+import pytest
+
+from service.client import AsyncClient, Client
+from service.errors import ConnectionFailed, ErrorbarError, InvalidInput, Overloaded
+
+ROWS = np.array([[1.0, 12.0, 2.0], [3.0, 12.0, 2.0]])
+
+
+@pytest.fixture
+def client(application) -> Client:
+    return Client(transport=application._transport)
+
+
+def scripted(*answers: httpx.Response | Exception) -> tuple[Client, list[httpx.Request]]:
+    """A client whose server gives these answers in turn."""
+    queue, seen = list(answers), []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        answer = queue.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return Client(transport=httpx.MockTransport(handle)), seen
+
+
+def refused(status: int, code: str, **headers: str) -> httpx.Response:
+    return httpx.Response(status, json={"code": code, "detail": "no", "status": status}, headers=headers)
+
+
+def test_an_uncertainty_comes_as_arrays_rows_first(client) -> None:
+    answer = client.uncertainty("flowers", ROWS, samples=50, seed=1)
+    assert answer.mean.shape == answer.std.shape == (2, 2)
+    assert answer.entropy.shape == (2,)
+    assert answer.std.max(1).min() > 0
+    assert answer.out_of_range == [[], ["petal"]]
+    assert answer.response.sampling.seed == 1
+
+
+def test_a_prediction_comes_with_labels(client) -> None:
+    answer = client.predict("flowers", ROWS)
+    assert answer.values.sum(1) == pytest.approx([1, 1])
+    assert answer.labels == [["daisy", "rose"][i] for i in answer.values.argmax(1)]
+
+
+def test_card_models_and_readiness_are_there(client) -> None:
+    assert client.ready()
+    assert [m.name for m in client.models()] == ["flowers", "height", "plain"]
+    assert client.card("flowers").labels == ["daisy", "rose"]
+
+
+def test_an_error_comes_back_as_what_it_is_with_its_path(client) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        client.predict("flowers", [[1, 2, "x"]])
+    assert caught.value.faults[0].path == "instances[0][2]"
+
+
+def test_without_calibration_every_decision_is_to_abstain(client) -> None:
+    assert client.decide("flowers", ROWS) == ["abstain", "abstain"]
+
+
+@pytest.mark.parametrize("answer", [
+    httpx.ConnectError("refused"), httpx.ReadTimeout("late"), refused(500, "model_failed"),
+    httpx.Response(200, text="<html>"), httpx.Response(200, json={"predictions": []}), httpx.Response(200, json=None),
+])
+def test_decide_abstains_on_every_error_and_never_raises(answer) -> None:
+    client, _ = scripted(answer)
+    assert client.decide("flowers", ROWS) == ["abstain", "abstain"]
+
+
+def test_decide_abstains_on_rows_that_are_no_rows() -> None:
+    client, _ = scripted(httpx.Response(200, json={}))
+    assert client.decide("flowers", object()) == ["abstain"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("status", "code"), [(429, "overloaded"), (503, "not_ready")])
+def test_an_answer_that_names_its_retry_after_is_tried_again(status, code) -> None:
+    good = httpx.Response(200, json={"models": []})
+    client, seen = scripted(refused(status, code, **{"Retry-After": "0"}), good)
+    assert client.models() == []
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("answer", [
+    refused(429, "overloaded"), refused(500, "model_failed", **{"Retry-After": "0"}),
+    refused(504, "deadline_exceeded", **{"Retry-After": "0"}), refused(429, "overloaded", **{"Retry-After": "3600"}),
+])
+def test_nothing_else_is_tried_again(answer) -> None:
+    client, seen = scripted(answer)
+    with pytest.raises(ErrorbarError):
+        client.models()
+    assert len(seen) == 1
+
+
+def test_retries_end() -> None:
+    client, seen = scripted(*[refused(429, "overloaded", **{"Retry-After": "0"})] * 4)
+    with pytest.raises(Overloaded):
+        client.models()
+    assert len(seen) == 4
+
+
+def test_no_answer_is_a_failed_connection() -> None:
+    client, _ = scripted(httpx.ConnectError("refused"))
+    with pytest.raises(ConnectionFailed, match="refused"):
+        client.models()
+
+
+def test_the_async_client_gives_the_same_answers(client, application) -> None:
+    async def ask() -> tuple[np.ndarray, list[str], bool]:
+        async with AsyncClient(transport=httpx.ASGITransport(application.app)) as other:
+            answer = await other.uncertainty("flowers", ROWS, seed=1)
+            return answer.mean, await other.decide("nowhere", ROWS), await other.ready()
+
+    mean, decisions, ready = asyncio.run(ask())
+    assert np.array_equal(mean, client.uncertainty("flowers", ROWS, seed=1).mean)
+    assert decisions == ["abstain", "abstain"]
+    assert ready
+
+
+def test_importing_the_client_needs_neither_torch_nor_fastapi() -> None:
+    code = "import service.client, sys; sys.exit(bool({'torch', 'fastapi', 'starlette'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
