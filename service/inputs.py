@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def read_rows(file: str) -> list[Any]:
     if file == "-":
         return _json_lines("standard input", sys.stdin.read())
     path = Path(file)
-    readers = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".jsonl": lambda p: _json_lines(p.name, p.read_text())}
+    readers: dict[str, Callable[[Path], list[Any]]] = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".jsonl": _jsonl}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InvalidInput(f"{file}: {', '.join(readers)} or - expected, got {path.suffix or 'no suffix'!r}")
@@ -76,6 +77,10 @@ def _as_number(cell: str) -> float | int | None:
         except ValueError:
             continue
     return None
+
+
+def _jsonl(path: Path) -> list[Any]:
+    return _json_lines(path.name, path.read_text())
 
 
 def _json_lines(name: str, text: str) -> list[Any]:
