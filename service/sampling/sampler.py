@@ -24,7 +24,8 @@ ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 MAX_SEED = 2**53 - 1
 _WORKING_SET_BYTES = 4 << 20  # activations of one chunk: about what stays in a core's cache
 _TILE_BYTES = 4 << 20  # of ten samples of the rows that run together
-_MASK_BANK_BYTES = 64 << 20
+_MASK_BANK_BYTES = 16 << 20
+_KEPT_SAMPLES = 500  # the bank serves the usual request; a long one makes its masks as it goes
 _MASKS_AT_ONCE_BYTES = 16 << 20  # of one chunk of samples
 
 
@@ -137,13 +138,13 @@ class Sampler:
         checkpoint: Callable[[], None] | None,
     ) -> Accumulator:
         count = len(next(iter(rows.values())))
-        values = self._plan.prefix(*rows.values())
+        values = self._plan.prefix.forward(*rows.values())
         accumulator = Accumulator(self.task, design == "balanced", keep)
         size = self._chunk(count, places is not None)
         for first in range(0, samples, size):
             n = min(size, samples - first)
             masks = self._bank.masks(design, seed, first, n, places)
-            output = self._head(self._plan.suffix(n, n * count, *masks, *values))
+            output = self._head(self._plan.suffix.forward(n, n * count, *masks, *values))
             accumulator.add(self._checked(output).unflatten(0, (n, count)).flatten(2))
             if checkpoint is not None:
                 checkpoint()
@@ -211,7 +212,7 @@ class MaskBank:
             return self._kept[key]
         made = [self._made(site, design, seed, first, samples, None).unsqueeze(1) for site in self._sites]
         size = samples * self.bytes_per_sample
-        if size <= _MASK_BANK_BYTES // 4:
+        if first < _KEPT_SAMPLES and size <= _MASK_BANK_BYTES // 4:
             self._kept[key] = made
             self._kept_bytes += size
         while self._kept_bytes > _MASK_BANK_BYTES:

@@ -6,7 +6,6 @@ Definitions: var = mean(x²) - mean² + mean_se², which is unbiased under balan
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out
@@ -20,7 +19,6 @@ class Moments:
         self._balanced = balanced
         self._blocks = BlockSums()
         self._shift: Tensor | None = None
-        self._block_means = self._block_means_squared = torch.zeros(())
         self.block_count = 0
         self.samples = 0
 
@@ -28,29 +26,25 @@ class Moments:
         """Takes the next samples: values (samples, rows, columns), cut into blocks of `counts` samples."""
         if self._shift is None:
             self._shift = values[0].double()
-        # (samples, rows, columns), as a difference before it is squared
-        centred = values.double() - self._shift
+        centred = values - self._shift  # (samples, rows, columns), float64, as a difference before it is squared
         first, second = block_sums(centred, counts), block_sums(centred.square(), counts)
-        self._blocks.add(counts, [first, second])
-        if self._balanced:
-            means = first / counts[0]
-            self._block_means = self._block_means + means.sum(0)
-            self._block_means_squared = self._block_means_squared + means.square().sum(0)
+        # squares of the blocks' own sums survive the merging into super-blocks
+        self._blocks.add(counts, [first, second, first.square()] if self._balanced else [first, second])
         self.block_count += len(counts)
         self.samples += len(values)
 
     def finish(self) -> FinishedMoments:
-        counts, (first, second) = self._blocks.stacked()
+        counts, (first, second, *squared) = self._blocks.stacked()
         n = self.samples
-        mean, mean_square = first.sum(0) / n, second.sum(0) / n
-        biased = mean_square - mean.square()
+        mean = first.sum(0) / n
+        biased = second.sum(0) / n - mean.square()
         mean_se2 = None
         if not self._balanced:
             variance = biased * n / (n - 1)
             mean_se2 = variance / n
         elif self.block_count > 1:
             b = self.block_count
-            mean_se2 = (self._block_means_squared / b - (self._block_means / b).square()).clamp_min(0) / (b - 1)
+            mean_se2 = (squared[0].sum(0) * (b / n**2) - mean.square()).clamp_min(0) / (b - 1)
             variance = biased + mean_se2
         else:
             variance = biased * n / (n - 1)
