@@ -6,6 +6,7 @@ Definitions: var = mean(x²) - mean² + mean_se², which is unbiased under balan
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out
