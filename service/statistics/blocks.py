@@ -19,46 +19,70 @@ MIN_JACKKNIFE_BLOCKS = 3
 
 class BlockSums:
     """Sums over blocks, as at most 64 super-blocks. Which blocks merge depends on their number alone, so an answer
-    does not depend on how the samples came in."""
+    does not depend on how the samples came in. Kept in a few tensors that grow by doubling: many small ones, made
+    between large temporary ones, would split the heap and cost many times their size."""
 
     def __init__(self) -> None:
         self._width = 1  # blocks in a complete super-block
-        self._complete: list[tuple[int, list[Tensor]]] = []
+        self._counts: list[int] = []  # samples in each complete super-block
+        self._sums: list[Tensor] = []  # each (capacity, rows, …), filled up to len(self._counts)
         self._open: tuple[int, list[Tensor]] | None = None
         self._open_blocks = 0
 
     def add(self, counts: Sequence[int], sums: Sequence[Tensor]) -> None:
         """Takes the next blocks. counts: samples in each; sums: tensors (blocks, rows, …), summed over samples."""
-        columns = [s.unbind(0) for s in sums]
+        room = MAX_SUPER_BLOCKS - len(self._counts) if self._width == 1 else 0
+        if room >= len(counts):
+            self._append(counts, sums)
+            return
         for i, count in enumerate(counts):
-            self._push(count, [column[i] for column in columns])
+            self._push(count, [s[i] for s in sums])
+
+    def _append(self, counts: Sequence[int], sums: Sequence[Tensor]) -> None:
+        """Adds complete super-blocks at the end."""
+        filled = len(self._counts)
+        self._counts.extend(counts)
+        if not self._sums:
+            self._sums = list(sums)
+            return
+        if len(self._counts) > len(self._sums[0]):
+            capacity = min(2 * len(self._counts), MAX_SUPER_BLOCKS + 1)
+            self._sums = [torch.cat([s, s.new_zeros(capacity - len(s), *s.shape[1:])]) for s in self._sums]
+        for kept, new in zip(self._sums, sums, strict=True):
+            kept[filled : len(self._counts)] = new
 
     def _push(self, count: int, sums: list[Tensor]) -> None:
-        self._open = (count, sums) if self._open is None else _merged(self._open, (count, sums))
+        if self._open is not None:
+            before, kept = self._open
+            count, sums = before + count, [x + y for x, y in zip(kept, sums, strict=True)]
         self._open_blocks += 1
         if self._open_blocks < self._width:
+            self._open = count, sums
             return
-        self._complete.append(self._open)
         self._open, self._open_blocks = None, 0
-        if len(self._complete) > MAX_SUPER_BLOCKS:
-            pairs = zip(self._complete[0::2], self._complete[1::2], strict=False)
-            self._open, self._open_blocks = self._complete[-1], self._width  # 65 is odd: the last one stays open
-            self._complete = [_merged(a, b) for a, b in pairs]
-            self._width *= 2
+        self._append([count], [s.unsqueeze(0) for s in sums])
+        if len(self._counts) > MAX_SUPER_BLOCKS:
+            self._merge_pairs()
+
+    def _merge_pairs(self) -> None:
+        """65 become 32 of twice the width; the last one stays open."""
+        pairs = MAX_SUPER_BLOCKS // 2
+        self._open = self._counts[-1], [s[MAX_SUPER_BLOCKS].clone() for s in self._sums]
+        self._open_blocks = self._width
+        self._counts = [a + b for a, b in zip(self._counts[0:-1:2], self._counts[1::2], strict=True)]
+        for s in self._sums:
+            s[:pairs] = s[0:MAX_SUPER_BLOCKS:2] + s[1:MAX_SUPER_BLOCKS:2]
+        self._width *= 2
 
     def stacked(self) -> tuple[Tensor, list[Tensor]]:
         """Samples in each super-block, (blocks,), float64, and the sums, each (blocks, rows, …). What is left over
         joins the last super-block."""
-        blocks = list(self._complete)
+        counts, sums = list(self._counts), [s[: len(self._counts)] for s in self._sums]
         if self._open is not None:
-            blocks = [*blocks[:-1], _merged(blocks[-1], self._open)] if blocks else [self._open]
-        first = blocks[0][1]
-        counts = torch.tensor([n for n, _ in blocks], dtype=torch.float64, device=first[0].device)
-        return counts, [torch.stack([sums[k] for _, sums in blocks]) for k in range(len(first))]
-
-
-def _merged(a: tuple[int, list[Tensor]], b: tuple[int, list[Tensor]]) -> tuple[int, list[Tensor]]:
-    return a[0] + b[0], [x + y for x, y in zip(a[1], b[1], strict=True)]
+            left_count, left = self._open
+            counts[-1] += left_count
+            sums = [torch.cat([s[:-1], (s[-1] + rest).unsqueeze(0)]) for s, rest in zip(sums, left, strict=True)]
+        return torch.tensor(counts, dtype=torch.float64, device=sums[0].device), sums
 
 
 def left_out(per_block: Tensor) -> Tensor:

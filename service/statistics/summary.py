@@ -13,7 +13,7 @@ from service.statistics.blocks import BLOCK
 from service.statistics.information import Information, InformationSums
 from service.statistics.moments import FinishedMoments, Moments
 
-_PENDING_BYTES = 4 << 20
+_MAX_PENDING = 5  # chunks
 
 Task = Literal["classification", "regression", "multilabel", "generic"]
 
@@ -27,7 +27,6 @@ class Accumulator:
         self._information = InformationSums(task == "multilabel") if task in ("classification", "multilabel") else None
         self._kept: list[Tensor] | None = [] if keep else None
         self._pending: list[tuple[Tensor, list[int]]] = []  # not yet in the information sums
-        self._pending_bytes = 0
 
     def add(self, values: Tensor) -> None:
         """values: (samples, rows, columns), probabilities or outputs; whole blocks of 10 but for the very last."""
@@ -38,8 +37,7 @@ class Accumulator:
         self._moments.add(values, counts)
         if self._information is not None:
             self._pending.append((values, counts))
-            self._pending_bytes += values.numel() * values.element_size()
-            if self._pending_bytes > _PENDING_BYTES:
+            if len(self._pending) > _MAX_PENDING:
                 self._sum_pending(self._information)
         if self._kept is not None:
             self._kept.append(values.transpose(0, 1))
@@ -54,8 +52,8 @@ class Accumulator:
 
     @cached_property
     def information(self) -> Information | None:
-        """None for tasks that have no classes. Its sums wait until it is read, or until the samples that wait for it
-        grow too large: whoever reads mean and std only does not pay for it."""
+        """None for tasks that have no classes. Its sums wait until it is read, or until many samples wait: whoever
+        reads mean and std of a usual request does not pay for it."""
         if self._information is None:
             return None
         self._sum_pending(self._information)
@@ -65,7 +63,6 @@ class Accumulator:
         for values, counts in self._pending:
             information.add(values, counts)
         self._pending.clear()
-        self._pending_bytes = 0
 
     @cached_property
     def draws(self) -> Tensor | None:
