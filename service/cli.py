@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import Progress
 from rich.table import Table
 
@@ -70,7 +69,7 @@ def serve(
     from service.server import run
     from service.settings import read_settings
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=_err, show_path=False)])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     settings = read_settings({"models": models, "host": host, "port": port, "device": device, "threads": threads})
     raise typer.Exit(run(settings))
 

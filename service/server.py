@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -24,6 +25,12 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, state: Server) -> None:
         super().__init__(config)
         self._state = state
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            log.info("listening on http://%s:%d; the contract is at /docs", host, port)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -52,4 +52,4 @@ class Restore(nn.Module):
 
 
 def _spread(value: Numbers, shape: Sequence[int]) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float32).expand(tuple(shape)).clone()
+    return torch.empty(tuple(shape)).copy_(torch.as_tensor(value, dtype=torch.float32))

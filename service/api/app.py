@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -40,18 +40,14 @@ class Server:
         self.settings, self.clock = settings, clock
         self.metrics = Metrics()
         self.engine = Engine(settings.limits, clock, self.metrics)
-        self.repository: Repository | None = None
+        self.repository = Repository(settings.models, resolved_device(settings.device))
         self.failure: ErrorbarError | None = None
         self.draining = False
 
-    def load(self, progress: Callable[[str, str], None] | None = None) -> None:
+    def load(self) -> None:
         """Loads, probes and warms every model. Raises what makes one unservable."""
-        repository = Repository(self.settings.models, resolved_device(self.settings.device))
-        self.repository = repository
-        for name, version in repository.versions:
-            if progress is not None:
-                progress(name, version)
-            model = repository.load(name, version)
+        for name, version in self.repository.versions:
+            model = self.repository.load(name, version)
             self.engine.warm(model)
             self.metrics(events.ModelLoaded(
                 name, version, model.digest, model.device, "captured", model.sampler.memory_bytes))
@@ -60,13 +56,13 @@ class Server:
 
     @property
     def ready(self) -> bool:
-        return not self.draining and self.failure is None and self.repository is not None and self.repository.all_ready
+        return not self.draining and self.failure is None and self.repository.all_ready
 
     def ready_repository(self) -> Repository:
         if self.draining:
             raise Draining("the server is going down and takes no new work", retry_after_s=5.0)
-        if self.repository is None or self.failure is not None:
-            raise NotReady("the models are not loaded yet", retry_after_s=1.0)
+        if self.failure is not None:
+            raise NotReady(f"the models could not be loaded: {self.failure.detail}")
         return self.repository
 
 
@@ -109,6 +105,7 @@ def create_app(settings: Settings, clock: Clock | None = None, state: Server | N
 async def _load(state: Server) -> None:
     try:
         await asyncio.to_thread(state.load)
+        log.info("ready: %s", ", ".join(f"{name}/{version}" for name, version in state.repository.versions))
     except ErrorbarError as e:
         state.failure = e
         log.error("not ready: %s", e.detail)
@@ -151,10 +148,8 @@ def _add_health(app: FastAPI, state: Server) -> None:
     async def ready() -> Response:
         if state.ready:
             return _json({"ready": True})
-        if state.draining:
-            raise Draining("the server is going down", retry_after_s=5.0)
-        reason = f": {state.failure.detail}" if state.failure is not None else ""
-        raise NotReady(f"the models are not loaded{reason}", retry_after_s=1.0)
+        state.ready_repository()
+        raise NotReady("the models are loading", retry_after_s=1.0)
 
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics")
     async def metrics(request: Request) -> Response:

@@ -66,7 +66,7 @@ def _describe_operation(path: str, operation: dict[str, Any], schemas: dict[str,
 
 def _parameters(path: str, state: Server, model: tuple[Manifest, str] | None) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    versions = state.repository.versions if state.repository is not None else []
+    versions = state.repository.versions
     for i, name in enumerate(("name", "version")):
         if f"{{{name}}}" in path:
             values = sorted({v[i] for v in versions})
@@ -77,7 +77,7 @@ def _parameters(path: str, state: Server, model: tuple[Manifest, str] | None) ->
 
 
 def _example_model(state: Server) -> tuple[Manifest, str] | None:
-    if not state.ready or state.repository is None:
+    if not state.ready:
         return None
     name, version = state.repository.versions[0]
     return state.repository.get(name, version).manifest, version

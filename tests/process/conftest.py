@@ -1,0 +1,61 @@
+"""The real server in a process of its own, on a free port of loopback."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[str]
+    url: str
+    log: list[str]
+
+    def read_until(self, words: str) -> str:
+        """Reads the server's log up to the first line with these words; fails where the log ends before."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            if words in line:
+                return line
+        raise AssertionError(f"the server ended before it said {words!r}:\n{''.join(self.log)}")
+
+
+@contextmanager
+def served(*arguments: str, ready: bool = True) -> Iterator[Running]:
+    """`errorbar serve` with these arguments; ended by its own process id whatever happens."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ERRORBAR_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--port", "0", "--device", "cpu", *arguments],
+        cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )
+    running = Running(process, "", [])
+    try:
+        line = running.read_until("listening on")
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert found is not None
+        running.url = found.group()
+        if ready:
+            running.read_until("ready: ")
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Iterator[Running]:
+    """The server with the bundled models."""
+    with served() as running:
+        yield running
