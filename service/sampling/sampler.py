@@ -59,7 +59,7 @@ class Sampler:
     def predict(self, inputs: ExampleInputs) -> Tensor:
         """Every dropout off: probabilities, values or outputs, (rows, …), float32. `ModelFailed` if not finite."""
         rows = self._as_rows(inputs)
-        with torch.inference_mode():
+        with torch.no_grad():
             (output,) = self._plan.predict(*rows.values())
             return self._checked(self._head(output))
 
@@ -82,7 +82,7 @@ class Sampler:
         width = max(self._plan.suffix_width, 1) * 4
         tile = max(1, _TILE_BYTES // (width * BLOCK))
         parts = []
-        with torch.inference_mode():
+        with torch.no_grad():
             for start in range(0, count, tile):
                 piece = {name: value[start : start + tile] for name, value in rows.items()}
                 places = np.arange(start, min(start + tile, count)) if masks == "independent" else None
@@ -122,7 +122,7 @@ class Sampler:
     def differs_with_only(self, name: str, inputs: ExampleInputs, seed: int) -> bool:
         """Whether any of ten samples in which that site alone is on differs from the prediction."""
         rows = self._as_rows(inputs)
-        with torch.inference_mode():
+        with torch.no_grad():
             (still,) = self._plan.predict(*rows.values())
             values = self._plan.prefix(*rows.values())
             masks = [

@@ -186,3 +186,19 @@ def test_options_out_of_range_are_refused(convolutional, options) -> None:
     _, sampler, x = convolutional
     with pytest.raises(InvalidOption):
         sampler.uncertainty(x, **options)
+
+
+def test_a_long_request_has_every_statistic(convolutional) -> None:
+    _, sampler, x = convolutional
+    answer = sampler.uncertainty(x[:2], 1500)
+    assert answer.samples == 1500
+    for name in ("mean", "std", "mean_se", "std_se", "entropy_se", "mutual_information_se", "variation_ratio"):
+        assert getattr(answer, name).isfinite().all()
+
+
+def test_answers_are_ordinary_tensors_that_a_notebook_may_change(convolutional) -> None:
+    _, sampler, x = convolutional
+    sampler.predict(x).add_(1)
+    answer = sampler.uncertainty(x, 20, include_samples=True)
+    answer.mean.add_(1)
+    assert answer.draws.mul_(2).max() > 1
