@@ -3,12 +3,18 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test lint clean
+.PHONY: serve test lint bench-engine recipes clean
 serve: .venv/.serve
 	exec $(BIN)/python -m service serve $(ARGS)
 
 test: .venv/.test
 	$(BIN)/python -m pytest --cov=service --cov=models --cov-report=term $(ARGS)
+
+bench-engine: .venv/.test
+	$(BIN)/python -W ignore -m benchmarks.engine $(ARGS)
+
+recipes: .venv/.test
+	for name in digits digits_cnn diabetes breast_cancer; do $(BIN)/python -W ignore -m models.recipes.$$name || exit 1; done
 
 lint: .venv/.lint
 	$(BIN)/python -m ruff check .
