@@ -1,40 +1,45 @@
 # `make serve` and `make test` make .venv and install what they need; when nothing changed they start at once.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-
+# Everything runs as .venv/bin/python -m NAME: it works in any folder, one with a space in its name too.
 .PHONY: serve test lint bench-engine recipes clean
+.NOTPARALLEL:
+
+modern = $(shell "$(1)" -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)
+PYTHON ?= $(or $(call modern,python3.11),$(call modern,python3))
+
 serve: .venv/.serve
-	exec $(BIN)/python -m service serve $(ARGS)
+	exec .venv/bin/python -m service serve $(ARGS)
 
 test: .venv/.test
-	$(BIN)/python -m pytest --cov=service --cov=models --cov-report=term $(ARGS)
-
-bench-engine: .venv/.test
-	$(BIN)/python -W ignore -m benchmarks.engine $(ARGS)
-
-recipes: .venv/.test
-	for name in digits digits_cnn diabetes breast_cancer; do $(BIN)/python -W ignore -m models.recipes.$$name || exit 1; done
+	.venv/bin/python -m pytest --cov=service --cov=models --cov-report=term $(ARGS)
 
 lint: .venv/.lint
-	$(BIN)/python -m ruff check .
-	$(BIN)/python -m mypy
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m mypy
 
-.venv/bin/python:
-	"$(PYTHON)" -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; call make PYTHON=/path/to/python3.11")'
-	"$(PYTHON)" -m venv .venv
+bench-engine: .venv/.serve
+	.venv/bin/python -W ignore -m benchmarks.engine $(ARGS)
 
-.venv/.serve: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) --editable .
-	touch $@
-
-.venv/.test: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) --editable ".[test]"
-	touch $@
-
-.venv/.lint: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) --editable ".[test,lint]"
-	touch $@
+recipes: .venv/.recipes
+	set -e; for folder in models/repository/*; do .venv/bin/python -W ignore -m "models.recipes.$${folder##*/}"; done
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+# A stamp says that .venv holds what its target needs: the package itself, editable, with these extras.
+EXTRAS.test := [test]
+EXTRAS.lint := [test,lint]
+EXTRAS.recipes := [recipes]
+
+# True of a whole .venv. pip writes a package's list of files last, so an interrupted install lacks one.
+WHOLE := .venv/bin/python -I -c 'import pip, importlib.metadata as m; assert all(d.files for d in m.distributions())'
+
+.venv/.serve .venv/.test .venv/.lint .venv/.recipes: pyproject.toml constraints.txt .venv/bin/python
+	@$(WHOLE) 2>/dev/null || { \
+	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo 'Errorbar needs Python 3.11 or newer, and found none. Name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }; \
+	  echo 'making .venv with $(PYTHON)'; "$(PYTHON)" -m venv --clear .venv; }
+	.venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt $(PIP_OPTIONS) --editable ".$(EXTRAS$(@F))"
+	@touch $@
+
+# No recipe: a Python that is gone or was upgraded makes the stamps out of date.
+.venv/bin/python:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -34,8 +33,6 @@ InputFile = Annotated[str, typer.Argument(metavar="FILE", help=".npy, .npz, .csv
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command. Errors made on purpose end in one sentence and status 2, not in a traceback."""
-    # torch.export's own use of a class that torch deprecates
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
     try:
         app(args=list(arguments) if arguments is not None else None, standalone_mode=True)
     except ErrorbarError as e:

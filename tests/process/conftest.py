@@ -51,7 +51,7 @@ def served(*arguments: str, ready: bool = True) -> Iterator[Running]:
         yield running
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,19 @@ class Block:
     kind: str  # sh: make targets; bash and python: run; json and text: the output of the block before, or a file
     text: str
     file: str | None
+    follows: bool  # stands right below the block before, nothing said in between
     start: int
     end: int
 
 
 def blocks(readme: str) -> list[Block]:
-    return [Block(m["kind"], m["text"], m["file"], m.start("text"), m.end("text")) for m in _FENCE.finditer(readme)]
+    found: list[Block] = []
+    end = 0
+    for m in _FENCE.finditer(readme):
+        follows = bool(found) and not readme[end : m.start()].strip()
+        found.append(Block(m["kind"], m["text"], m["file"], follows, m.start("text"), m.end("text")))
+        end = m.end()
+    return found
 
 
 def run(block: Block, url: str, folder: Path) -> str:
