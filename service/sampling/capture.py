@@ -140,7 +140,9 @@ def capture(module: nn.Module, rows: Inputs, positional: bool) -> Captured:
 
 
 def call(module: Callable[..., Tensor], rows: Inputs, positional: bool) -> Tensor:
-    return module(*rows.values()) if positional else module(**rows)
+    """The module's output for rows by name. It gets a copy: its first layer may work in place."""
+    copies = {name: value.clone() for name, value in rows.items()}
+    return module(*copies.values()) if positional else module(**copies)
 
 
 def _two_eval_passes(module: nn.Module, rows: Inputs, positional: bool) -> list[Tensor]:

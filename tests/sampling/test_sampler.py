@@ -1,12 +1,17 @@
 """The engine's promises, on small networks."""
 
+import itertools
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.errors import InvalidOption, UncertaintyUnavailable, UnservableModel
+from service.errors import InvalidOption, ModelFailed, UncertaintyUnavailable, UnservableModel
 from service.sampling import Sampler, prepare
+from service.sampling import sampler as sampler_module
+from service.sampling.capture import state_digest
 
 
 class Convolutional(nn.Module):
@@ -202,3 +207,106 @@ def test_answers_are_ordinary_tensors_that_a_notebook_may_change(convolutional) 
     answer = sampler.uncertainty(x, 20, include_samples=True)
     answer.mean.add_(1)
     assert answer.draws.mul_(2).max() > 1
+
+
+class Linear(nn.Module):
+    """One dropout of a kind, then a linear map: its mean over masks is its eval output."""
+
+    def __init__(self, drop: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.drop, self.out = drop, nn.Linear(math.prod(shape), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.drop(x).flatten(1))
+
+
+class Functional(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.3, self.training)
+
+
+KINDS = [
+    (nn.Dropout(0.3), (6,), (6,)),
+    (nn.Dropout(0.3), (3, 4), (3, 4)),
+    (nn.Dropout1d(0.3), (5, 4), (5, 1)),
+    (nn.Dropout2d(0.3), (5, 3, 3), (5, 1, 1)),
+    (nn.Dropout3d(0.3), (5, 2, 2, 2), (5, 1, 1, 1)),
+    (Functional(), (6,), (6,)),
+    (nn.Dropout(0.3, inplace=True), (6,), (6,)),
+]
+
+
+@pytest.mark.parametrize(("drop", "shape", "mask_shape"), KINDS)
+def test_every_kind_of_site_has_the_mean_and_std_of_all_its_masks(drop, shape, mask_shape) -> None:
+    torch.manual_seed(2)
+    net, x = Linear(drop, shape), torch.randn(3, *shape)
+    sampler = prepare(net, x, task="generic")
+    assert [site.mask_shape for site in sampler.sites] == [mask_shape]
+    answer = sampler.uncertainty(x, 20_000)
+    weight = net.out.weight.detach().view(2, *shape)
+    units = (x.unsqueeze(1) * weight).double()  # (rows, outputs, *shape); a unit of the mask may cover several
+    groups = [axis + 2 for axis, size in enumerate(mask_shape) if size == 1]
+    per_unit = units.sum(groups) if groups else units
+    exact_std = (per_unit.square().flatten(2).sum(-1) * 0.3 / 0.7).sqrt()
+    eval_output = net.eval()(x).detach().double()
+    assert ((answer.mean - eval_output).abs() < 5 * answer.mean_se + 1e-6).all()
+    torch.testing.assert_close(answer.std, exact_std, rtol=0.02, atol=0)
+
+
+def test_a_tiny_network_has_the_exact_mean_and_std_by_enumeration() -> None:
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Dropout(0.25), nn.Linear(3, 2))
+    x = torch.randn(2, 2)
+    hidden = torch.tanh(net[0](x)).detach().double()
+    outputs, chances = [], []
+    for kept in itertools.product([0, 1], repeat=3):
+        mask = torch.tensor(kept, dtype=torch.float64)
+        outputs.append((hidden * mask / 0.75 @ net[3].weight.double().T + net[3].bias.double()).softmax(-1).detach())
+        chances.append(math.prod(0.75 if k else 0.25 for k in kept))
+    values, chance = torch.stack(outputs), torch.tensor(chances, dtype=torch.float64).view(-1, 1, 1)
+    mean = (chance * values).sum(0)
+    std = (chance * (values - mean).square()).sum(0).sqrt()
+    answer = prepare(net, x, task="classification").uncertainty(x, 20_000)
+    torch.testing.assert_close(answer.mean, mean, atol=2e-3, rtol=0)
+    torch.testing.assert_close(answer.std, std, rtol=0.02, atol=0)
+
+
+def test_one_of_64_rows_alone_equals_itself_in_company() -> None:
+    torch.manual_seed(5)
+    net, x = dense(), torch.randn(64, 6)
+    sampler = prepare(net, x, task="classification")
+    company = sampler.uncertainty(x, 50)
+    for i in (0, 17, 63):
+        alone = sampler.uncertainty(x[i : i + 1], 50)
+        torch.testing.assert_close(alone.mean[0], company.mean[i], atol=1e-6, rtol=0)
+        torch.testing.assert_close(alone.std[0], company.std[i], atol=1e-6, rtol=0)
+
+
+def test_any_chunking_gives_the_same_answer(convolutional, monkeypatch) -> None:
+    _, sampler, x = convolutional
+    whole = sampler.uncertainty(x, 100)
+    monkeypatch.setattr(sampler_module, "_WORKING_SET_BYTES", 1)
+    monkeypatch.setattr(sampler_module, "_TILE_BYTES", 1)
+    for masks in ("shared", "independent"):
+        small = sampler.uncertainty(x, 100, masks=masks)
+        with monkeypatch.context() as patch:
+            patch.setattr(sampler_module, "_TILE_BYTES", 1 << 30)
+            one_tile = sampler.uncertainty(x, 100, masks=masks)
+        torch.testing.assert_close(small.mean, one_tile.mean, atol=1e-6, rtol=0)
+        torch.testing.assert_close(small.std_se, one_tile.std_se, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sampler.uncertainty(x, 100).mean, whole.mean, atol=1e-6, rtol=0)
+
+
+def test_an_output_that_is_not_finite_is_an_error_and_never_a_number(convolutional) -> None:
+    _, sampler, x = convolutional
+    for broken in (float("nan"), float("inf")):
+        with pytest.raises(ModelFailed, match="not finite"):
+            sampler.uncertainty(x * broken)
+        with pytest.raises(ModelFailed, match="not finite"):
+            sampler.predict(x * broken)
+
+
+def test_the_state_of_a_stride_0_buffer_has_a_digest() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    net.register_buffer("scale", torch.tensor(1.0).expand(1))
+    assert len(state_digest(net)) == 64

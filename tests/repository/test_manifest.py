@@ -1,0 +1,64 @@
+"""A manifest is read strictly, and what is wrong is named by its path."""
+
+import tomllib
+
+import pytest
+
+from service.errors import InvalidManifest
+from service.repository.manifest import parse_manifest, read_manifest
+from tests.conftest import CLASSIFIER, REGRESSION
+
+
+def document(text: str = CLASSIFIER) -> dict:
+    return tomllib.loads(text)
+
+
+def test_a_good_manifest_is_read_with_its_defaults() -> None:
+    manifest = parse_manifest(document())
+    assert (manifest.name, manifest.labels) == ("flowers", ("daisy", "rose"))
+    assert manifest.inputs[0].shape == (3,)
+    assert (manifest.sampling.samples, manifest.sampling.seed, manifest.sampling.locked) == (50, 0, False)
+    assert parse_manifest(document(REGRESSION)).tau == 4.0
+
+
+@pytest.mark.parametrize(("change", "path", "words"), [
+    (lambda d: d.update(lables=["a"]), "lables", "did you mean 'labels'"),
+    (lambda d: d.pop("description"), "description", "missing"),
+    (lambda d: d.update(task="clustering"), "task", "'classification' or"),
+    (lambda d: d.pop("labels"), "labels", "needs its labels"),
+    (lambda d: d.update(labels=["a", "a"]), "labels", "the same"),
+    (lambda d: d["inputs"][0].update(shape=[0]), "inputs[0].shape", "at least 1"),
+    (lambda d: d["inputs"][0].update(dtype="float64"), "inputs[0].dtype", "'float32' or 'int64'"),
+    (lambda d: d["inputs"][0].update(range=[2, 1]), "inputs[0].range", "[low, high]"),
+    (lambda d: d["inputs"][0].update(size=3), "inputs[0].size", "not a key"),
+    (lambda d: d["features"].pop(), "features", "2 features"),
+    (lambda d: d["features"][1].update(max=0.5), "features[1].max", "at least min"),
+    (lambda d: d["features"][1].update(name="petal"), "features", "same name"),
+    (lambda d: d["architecture"].update(factory="models"), "architecture.factory", "package.module:callable"),
+    (lambda d: d.update(sampling={"samples": 1}), "sampling.samples", "2 to 10000"),
+    (lambda d: d.update(sampling={"samples": True}), "sampling.samples", "an integer"),
+    (lambda d: d.update(sampling={"sample": 50}), "sampling.sample", "did you mean 'samples'"),
+    (lambda d: d.update(noise={"tau": 1.0}), "noise", "only a regression"),
+    (lambda d: d.update(numerics={"dtype": "bfloat16"}), "numerics.dtype", "'float32' expected"),
+])
+def test_a_wrong_key_is_named_by_its_path(change, path, words) -> None:
+    changed = document()
+    change(changed)
+    with pytest.raises(InvalidManifest) as caught:
+        parse_manifest(changed)
+    assert caught.value.faults[0].path == path
+    assert words in caught.value.detail
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_precision_that_is_none_is_refused(tau) -> None:
+    with pytest.raises(InvalidManifest, match=r"noise\.tau"):
+        parse_manifest({**document(REGRESSION), "noise": {"tau": tau}})
+
+
+def test_a_file_that_is_no_toml_or_not_there_is_named(tmp_path) -> None:
+    with pytest.raises(InvalidManifest, match="cannot be read"):
+        read_manifest(tmp_path / "model.toml")
+    (tmp_path / "model.toml").write_text("name = ")
+    with pytest.raises(InvalidManifest, match="not TOML"):
+        read_manifest(tmp_path / "model.toml")

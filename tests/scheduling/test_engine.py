@@ -1,0 +1,176 @@
+"""The engine's queue: bounds, deadlines, faults and the end."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from service import events
+from service.clock import ManualClock
+from service.errors import DeadlineExceeded, Draining, InvalidOption, ModelFailed, Overloaded, TooLarge
+from service.repository import ReadyModel, load_model
+from service.scheduling import Engine, Job, Limits, Options
+from service.scheduling.limits import check_size
+
+FOREVER = float("inf")
+
+
+class Scripted:
+    """A sampler that runs what a test hands it."""
+
+    samples_something = True
+
+    def __init__(self, act: Any) -> None:
+        self._act = act
+
+    def predict(self, inputs: Any) -> torch.Tensor:
+        return self._act(inputs)
+
+
+@pytest.fixture(scope="module")
+def model(small_models: Path) -> ReadyModel:
+    return load_model(small_models / "flowers" / "1")
+
+
+def job(model: ReadyModel, rows: int = 1, deadline: float = FOREVER, act: Any = None, **options: Any) -> Job:
+    if act is not None:
+        model = replace(model, sampler=Scripted(act))  # type: ignore[arg-type]
+    chosen = Options(samples=options["samples"], seed=0, masks="shared", design="balanced") if options else None
+    return Job(model, "uncertainty" if options else "predict", {"x": torch.ones(rows, 3)}, deadline, chosen)
+
+
+def blocked(engine: Engine, model: ReadyModel) -> tuple[threading.Event, Future[Any]]:
+    """A job that holds the engine's thread until the event is set."""
+    release, started = threading.Event(), threading.Event()
+
+    def act(_: Any) -> torch.Tensor:
+        started.set()
+        release.wait(30)
+        return torch.ones(1, 2)
+
+    future = engine.submit(job(model, act=act))
+    assert started.wait(30)
+    return release, future
+
+
+def test_both_modes_answer_with_their_arrays(model) -> None:
+    engine = Engine()
+    assert engine.submit(job(model, rows=3)).result().arrays["values"].shape == (3, 2)
+    answer = engine.submit(job(model, rows=3, samples=20)).result()
+    assert answer.arrays["mean"].shape == (3, 2)
+    assert answer.arrays["std_se"] is None
+    assert set(answer.timings_s) == {"queue", "device", "summary"}
+    engine.drain()
+
+
+def test_a_model_that_raises_fails_its_own_job_and_the_next_is_answered(model) -> None:
+    def act(_: Any) -> torch.Tensor:
+        raise RuntimeError("boom\nwith a long traceback")
+
+    engine = Engine()
+    with pytest.raises(ModelFailed, match=r"RuntimeError: boom$"):
+        engine.submit(job(model, act=act)).result()
+    assert engine.submit(job(model)).result().arrays["values"].shape == (1, 2)
+    engine.drain()
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back(model) -> None:
+    clock = ManualClock()
+    engine = Engine(Limits(queue_s=2.0), clock)
+    engine.submit(job(model, act=lambda _: (clock.advance(1.0), torch.ones(1, 2))[1])).result()  # a pass costs 1 s
+    release, first = blocked(engine, model)
+    second = engine.submit(job(model))
+    with pytest.raises(Overloaded) as caught:
+        engine.submit(job(model))
+    assert caught.value.retry_after_s >= 1
+    release.set()
+    first.result(), second.result()
+    engine.drain()
+
+
+def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_once(model) -> None:
+    clock = ManualClock()
+    engine = Engine(clock=clock)
+    engine.submit(job(model, act=lambda _: (clock.advance(1.0), torch.ones(1, 2))[1])).result()
+    with pytest.raises(DeadlineExceeded, match="would take about"):
+        engine.submit(job(model, deadline=clock.now() + 0.5))
+    engine.drain()
+
+
+def test_a_deadline_that_passes_while_waiting_is_not_computed(model) -> None:
+    clock = ManualClock()
+    engine = Engine(clock=clock)
+    release, first = blocked(engine, model)
+    ran: list[Any] = []
+    late = engine.submit(job(model, deadline=clock.now() + 5, act=ran.append))
+    clock.advance(10)
+    release.set()
+    first.result()
+    with pytest.raises(DeadlineExceeded):
+        late.result()
+    assert ran == []
+    engine.drain()
+
+
+def test_a_deadline_that_passes_while_sampling_ends_the_work(model) -> None:
+    class Hasty(ManualClock):
+        def now(self) -> float:
+            self.advance(1)
+            return super().now()
+
+    engine = Engine(clock=Hasty())
+    with pytest.raises(DeadlineExceeded):
+        engine.submit(job(model, rows=8, samples=10_000, deadline=3.5)).result()
+    engine.drain()
+
+
+def test_draining_answers_what_was_admitted_and_refuses_the_rest(model) -> None:
+    engine = Engine()
+    release, first = blocked(engine, model)
+    second = engine.submit(job(model))
+    draining = threading.Thread(target=engine.drain)
+    draining.start()
+    release.set()
+    draining.join(30)
+    assert first.done()
+    assert second.result().arrays["values"].shape == (1, 2)
+    with pytest.raises(Draining):
+        engine.submit(job(model))
+
+
+def test_a_job_whose_caller_gave_up_is_not_run(model) -> None:
+    engine = Engine()
+    release, first = blocked(engine, model)
+    ran: list[Any] = []
+    given_up = engine.submit(job(model, act=ran.append))
+    assert given_up.cancel()
+    release.set()
+    first.result()
+    engine.drain()
+    assert ran == []
+
+
+def test_the_core_tells_what_happened(model) -> None:
+    seen: list[events.Event] = []
+    engine = Engine(observer=seen.append)
+    engine.submit(job(model, rows=3, samples=20)).result()
+    engine.drain()
+    assert events.BatchRan("flowers", "uncertainty", 3) in seen
+    assert [e.rows for e in seen if isinstance(e, events.QueueChanged)] == [3, 0]
+    sampled = next(e for e in seen if isinstance(e, events.RowsSampled))
+    assert (sampled.samples, len(sampled.entropy), sampled.zero_variance) == (20, 3, 0)
+
+
+@pytest.mark.parametrize(("rows", "samples", "kept", "error"), [
+    (4097, 1, 0, TooLarge), (101, 10_000, 0, TooLarge), (1, 10_001, 0, InvalidOption), (10, 10, 1_000_001, TooLarge),
+])
+def test_what_is_over_a_limit_is_refused_before_the_queue(rows, samples, kept, error) -> None:
+    with pytest.raises(error):
+        check_size(Limits(), rows, samples, kept)
+    check_size(Limits(), 4096, 200, 1_000_000)

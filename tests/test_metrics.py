@@ -1,0 +1,62 @@
+"""Every metric moves when what it counts happens."""
+
+import pytest
+from prometheus_client import generate_latest
+
+from service import events
+from service.metrics import Metrics
+
+SAMPLED = events.RowsSampled("m", 50, "samples", [0.2, 0.4], [0.1, 0.0], [0.3, 0.0], [0.01, 0.02], 1)
+MOVES = [
+    (events.RequestAnswered("m", "1", "predict", "ok", 0.02), 'errorbar_requests_total{code="ok"', 1),
+    (events.RequestAnswered("m", "1", "predict", "ok", 0.02), 'errorbar_request_seconds_sum{mode="predict"', 0.02),
+    (events.StageTimed("m", "device", 0.5), 'errorbar_stage_seconds_sum{model="m",stage="device"', 0.5),
+    (events.QueueChanged("m", 7), 'errorbar_queue_rows{model="m"', 7),
+    (events.BatchRan("m", "predict", 3), 'errorbar_batch_rows_sum{mode="predict"', 3),
+    (SAMPLED, 'errorbar_samples_total{model="m"', 100),
+    (SAMPLED, 'errorbar_samples_per_request_sum{model="m"', 50),
+    (SAMPLED, 'errorbar_stopped_total{model="m",reason="samples"', 2),
+    (SAMPLED, 'errorbar_predictive_entropy_nats_sum{model="m"', 0.6),
+    (SAMPLED, 'errorbar_mutual_information_nats_sum{model="m"', 0.1),
+    (SAMPLED, 'errorbar_relative_std_sum{model="m"', 0.3),
+    (SAMPLED, 'errorbar_zero_variance_rows_total{model="m"', 1),
+    (SAMPLED, 'errorbar_mean_standard_error_sum{model="m"', 0.03),
+    (events.RowsOutOfRange("m", 4), 'errorbar_out_of_range_rows_total{model="m"', 4),
+    (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), 'errorbar_model_ready{model="m"', 1),
+    (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), "errorbar_model_info{", 1),
+    (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), 'errorbar_device_memory_bytes{device="cpu"', 9),
+]
+
+
+def value(metrics: Metrics, start: str) -> float | None:
+    lines = generate_latest(metrics.registry).decode().splitlines()
+    return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start)), None)
+
+
+@pytest.mark.parametrize(("event", "start", "expected"), MOVES, ids=[start.split("{")[0] for _, start, _ in MOVES])
+def test_a_metric_moves(event, start, expected) -> None:
+    metrics = Metrics()
+    assert value(metrics, start) is None
+    metrics(event)
+    assert value(metrics, start) == pytest.approx(expected)
+
+
+def test_every_metric_of_the_service_is_moved_by_one_of_these() -> None:
+    names = {line.split()[2] for line in generate_latest(Metrics().registry).decode().splitlines()
+             if line.startswith("# TYPE errorbar_") and "_created" not in line}
+    moved = {start.split("{")[0].removesuffix("_sum") for _, start, _ in MOVES}
+    assert names - moved == {"errorbar_build_info"}
+
+
+def test_a_model_that_does_not_exist_never_becomes_a_label(application) -> None:
+    application.post("/v1/models/evil-name:predict", json={"instances": [[1]]})
+    page = application.get("/metrics").text
+    assert "evil-name" not in page
+    assert 'code="model_not_found",mode="predict",model=""' in page
+
+
+def test_openmetrics_is_given_to_who_asks(application) -> None:
+    answer = application.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+    assert "python_gc_objects_collected_total" in answer.text
