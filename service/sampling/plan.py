@@ -204,7 +204,9 @@ def repeat_rows(value: Tensor, axis: int, samples: int) -> Tensor:
 
 def masked(value: Tensor, mask: Tensor, axis: int, samples: int) -> Tensor:
     """value: (…, samples·rows, …); mask: (samples, rows or 1, …) with the other axes in value's order."""
-    return (value.unflatten(axis, (samples, -1)) * _placed(mask, axis)).flatten(axis, axis + 1)
+    shape = value.shape
+    folded = value.reshape(*shape[:axis], samples, -1, *shape[axis + 1 :])
+    return (folded * _placed(mask, axis)).view(shape)
 
 
 def masked_broadcast(value: Tensor, mask: Tensor, axis: int) -> Tensor:

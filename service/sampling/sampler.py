@@ -145,9 +145,10 @@ class Sampler:
             n = min(size, samples - first)
             masks = self._bank.masks(design, seed, first, n, places)
             output = self._head(self._plan.suffix.forward(n, n * count, *masks, *values))
-            accumulator.add(self._checked(output).unflatten(0, (n, count)).flatten(2))
+            accumulator.add(output.view(n, count, *output.shape[1:]).flatten(2))
             if checkpoint is not None:
                 checkpoint()
+        self._checked(accumulator.moments.mean)  # not finite where any sample is not
         return accumulator
 
     def _chunk(self, rows: int, independent: bool) -> int:

@@ -74,15 +74,20 @@ class BlockSums:
             s[:pairs] = s[0:MAX_SUPER_BLOCKS:2] + s[1:MAX_SUPER_BLOCKS:2]
         self._width *= 2
 
-    def stacked(self) -> tuple[Tensor, list[Tensor]]:
-        """Samples in each super-block, (blocks,), float64, and the sums, each (blocks, rows, …). What is left over
-        joins the last super-block."""
+    def stacked(self) -> tuple[list[int], list[Tensor]]:
+        """Samples in each super-block, and the sums, each (blocks, rows, …). What is left over joins the last
+        super-block."""
         counts, sums = list(self._counts), [s[: len(self._counts)] for s in self._sums]
         if self._open is not None:
             left_count, left = self._open
             counts[-1] += left_count
             sums = [torch.cat([s[:-1], (s[-1] + rest).unsqueeze(0)]) for s, rest in zip(sums, left, strict=True)]
-        return torch.tensor(counts, dtype=torch.float64, device=sums[0].device), sums
+        return counts, sums
+
+
+def sizes(counts: Sequence[int], like: Tensor) -> Tensor:
+    """Block sizes, float64, to be divided into sums of that many axes: (blocks, 1, …)."""
+    return torch.tensor(counts, dtype=torch.float64, device=like.device).view(-1, *[1] * (like.dim() - 1))
 
 
 def left_out(per_block: Tensor) -> Tensor:
@@ -90,18 +95,16 @@ def left_out(per_block: Tensor) -> Tensor:
     return per_block.sum(0, keepdim=True) - per_block
 
 
-def jackknife(estimate: Tensor, without: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+def jackknife(estimate: Tensor, without: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Bias-corrected estimate and standard error by delete-one-block jackknife, for blocks of any sizes.
 
     Args:    estimate: (rows, …) from all samples; without: (blocks, rows, …), the estimate with that block left out;
-             counts: (blocks,), samples in each block.
+             counts: samples in each block.
     Returns: two tensors (rows, …).
     Source:  Busing, Meijer & van der Leeden 1999, "Delete-m jackknife for unequal m", Statistics and Computing 9.
     """
-    blocks = len(counts)
-    n = counts.sum()
-    shape = (blocks, *[1] * estimate.dim())
-    share, ratio = (counts / n).view(shape), (n / counts).view(shape)
+    blocks, n, size = len(counts), sum(counts), sizes(counts, without)
+    share, ratio = size / n, n / size
     corrected = blocks * estimate - ((1 - share) * without).sum(0)
     pseudo = ratio * estimate - (ratio - 1) * without
     variance = ((pseudo - corrected) ** 2 / (ratio - 1)).mean(0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out
+from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out, sizes
 from service.statistics.moments import FinishedMoments, block_sums
 
 
@@ -53,14 +53,15 @@ class InformationSums:
         self._multilabel = multilabel
         self._entropy = bernoulli_entropy if multilabel else entropy
         self._blocks = BlockSums()
-        self._votes = torch.zeros((), dtype=torch.int64)
+        self._votes: Tensor | None = None  # (rows, columns)
         self._samples = 0
 
     def add(self, probabilities: Tensor, counts: list[int]) -> None:
         """probabilities: (samples, rows, columns)."""
         # float64 after the sum of a row: a sample's entropy carries no cancellation
         self._blocks.add(counts, [block_sums(self._entropy(probabilities).double(), counts)])
-        self._votes = self._votes + self._count_votes(probabilities)
+        votes = self._count_votes(probabilities)
+        self._votes = votes if self._votes is None else self._votes + votes
         self._samples += len(probabilities)
 
     def _count_votes(self, probabilities: Tensor) -> Tensor:
@@ -80,10 +81,10 @@ class InformationSums:
         total_se = information_se = None
         if len(counts) >= MIN_JACKKNIFE_BLOCKS:
             total_without = self._entropy(moments.means_left_out().clamp(0, 1))
-            size = counts.view(-1, *[1] * expected.dim())
-            expected_without = left_out(sums) / left_out(size)
+            expected_without = left_out(sums) / left_out(sizes(counts, sums))
             total_se = jackknife(total, total_without, counts)[1]
             information, information_se = jackknife(information, total_without - expected_without, counts)
+        assert self._votes is not None
         share = self._votes.double() / self._samples
         modal = torch.maximum(share, 1 - share) if self._multilabel else share.amax(-1)
         return Information(

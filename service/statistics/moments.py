@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out
+from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out, sizes
 
 
 class Moments:
@@ -66,7 +66,7 @@ class FinishedMoments:
 
     def __init__(
         self, mean: Tensor, std: Tensor, mean_se: Tensor | None, se_df: int | None,
-        per_block: tuple[Tensor, Tensor, Tensor], balanced: bool, shift: Tensor,
+        per_block: tuple[list[int], Tensor, Tensor], balanced: bool, shift: Tensor,
     ) -> None:
         self.mean, self.std, self.mean_se, self.se_df = mean, std, mean_se, se_df
         self._per_block, self._balanced, self._shift = per_block, balanced, shift
@@ -78,7 +78,7 @@ class FinishedMoments:
         blocks = len(counts)
         if blocks < MIN_JACKKNIFE_BLOCKS:
             return None
-        size = counts.view(-1, 1, 1)
+        size = sizes(counts, first)
         n = left_out(size)
         biased = left_out(second) / n - (left_out(first) / n).square()
         if self._balanced:
@@ -92,14 +92,14 @@ class FinishedMoments:
     def means_left_out(self) -> Tensor:
         """Means with one super-block left out at a time: (blocks, rows, columns)."""
         counts, first, _ = self._per_block
-        return left_out(first) / left_out(counts.view(-1, 1, 1)) + self._shift
+        return left_out(first) / left_out(sizes(counts, first)) + self._shift
 
 
 def block_sums(values: Tensor, counts: list[int]) -> Tensor:
     """Sums over each block: (samples, …) to (blocks, …). All blocks but the last have the first one's size."""
-    whole = len(counts) if counts[-1] == counts[0] else len(counts) - 1
-    size = counts[0]
-    sums = values[: whole * size].unflatten(0, (whole, size)).sum(1)
-    if whole < len(counts):
-        sums = torch.cat([sums, values[whole * size :].sum(0, keepdim=True)])
-    return sums
+    size, rest = counts[0], values.shape[1:]
+    if counts[-1] == size:
+        return values.view(len(counts), size, *rest).sum(1)
+    whole = (len(counts) - 1) * size
+    sums = values[:whole].view(len(counts) - 1, size, *rest).sum(1)
+    return torch.cat([sums, values[whole:].sum(0, keepdim=True)])
