@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from models.recipes.data import Floats
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One input of a tabular model: its name, its unit ("1" is dimensionless) and its range over training rows."""
-
-    name: str
-    unit: str
-    min: float
-    max: float
+from service.repository import Feature
 
 
 def training_features(names: Sequence[str], units: Sequence[str], inputs: Floats) -> tuple[Feature, ...]:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from torch import nn
 
 from models.recipes.data import Split
-from models.recipes.manifest import Feature
 from models.recipes.training import Augment, Schedule
+from service.repository import Feature
 
 Task = Literal["classification", "regression"]
 

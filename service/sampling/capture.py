@@ -1,18 +1,14 @@
 """From a module to a graph in which every dropout is a node that can be named.
 
-The module is *armed*: eval mode, then `training = True` on every module but those with running statistics, whose batch
-statistics would make a row's answer depend on its neighbours. It is captured armed and in eval mode; the two graphs
-must agree but for the sites, or the armed one computes something else than the prediction.
+The module is captured armed (see `arming`) and in eval mode; the two graphs must agree but for the sites, or the armed
+one computes something else than the prediction.
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,8 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from service.errors import UnservableModel
-
-Inputs = Mapping[str, Tensor]
+from service.sampling.arming import Inputs, armed, call, plain_attention, state_digest
 
 _aten = torch.ops.aten
 _SITE_KINDS: dict[object, str] = {
@@ -71,47 +66,6 @@ class Captured:
     rows: object
 
 
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Without the fused transformer path, which leaves dropout out. The flag is put back."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-def private_copy(module: nn.Module) -> nn.Module:
-    """A copy in eval mode that shares nothing with the caller's module, which is left as it was found."""
-    try:
-        return copy.deepcopy(module).eval().requires_grad_(False)
-    except Exception as e:
-        raise UnservableModel(f"the module cannot be copied ({type(e).__name__}: {e})") from e
-
-
-@contextmanager
-def armed(module: nn.Module) -> Iterator[nn.Module]:
-    """The module with dropout on and running statistics off; in eval mode again afterwards."""
-    module.eval()
-    for part in module.modules():
-        part.training = not any(name.startswith("running_") for name, _ in part.named_buffers(recurse=False))
-    try:
-        yield module
-    finally:
-        module.eval()
-
-
-def state_digest(module: nn.Module) -> str:
-    """sha256 over the names and bytes of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        flat = value.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def capture(module: nn.Module, rows: Inputs, positional: bool) -> Captured:
     """Captures a private copy. rows: at least two example rows an input.
 
@@ -137,12 +91,6 @@ def capture(module: nn.Module, rows: Inputs, positional: bool) -> Captured:
         raise UnservableModel(f"the forward pass changes the model's state ({what})")
     _check_twins(program.graph, evaluated.graph)
     return _rewritten(program, rows)
-
-
-def call(module: Callable[..., Tensor], rows: Inputs, positional: bool) -> Tensor:
-    """The module's output for rows by name. It gets a copy: its first layer may work in place."""
-    copies = {name: value.clone() for name, value in rows.items()}
-    return module(*copies.values()) if positional else module(**copies)
 
 
 def _two_eval_passes(module: nn.Module, rows: Inputs, positional: bool) -> list[Tensor]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from service.errors import UnservableModel
-
-if TYPE_CHECKING:
-    from service.sampling.sampler import MaskSharing, Sampler
+from service.sampling.sampler import MaskSharing, Sampler
 
 AGREEMENT = 1e-5  # of the output's scale: fast path against reference
 INERT = "no mask changes the output on the probe rows"

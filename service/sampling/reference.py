@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from service.errors import UnservableModel
-from service.sampling.capture import Inputs, armed, call, plain_attention
+from service.sampling.arming import Inputs, armed, call, plain_attention
 
 _DROPOUTS: frozenset[Callable[..., Any]] = frozenset({
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d,

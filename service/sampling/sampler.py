@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -10,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.errors import InvalidInput, InvalidOption, ModelFailed, UncertaintyUnavailable, UnservableModel
-from service.sampling.capture import Inputs, call, capture, plain_attention, private_copy
-from service.sampling.masks import Design, dropped
-from service.sampling.plan import Plan, make_plan
+from service.errors import InvalidInput, InvalidOption, ModelFailed, UncertaintyUnavailable
+from service.sampling.arming import Inputs, call, plain_attention
+from service.sampling.bank import MaskBank
+from service.sampling.masks import Design
+from service.sampling.plan import Plan
 from service.sampling.reference import reference_sample
 from service.sampling.sites import Site
 from service.statistics import BLOCK, Accumulator, Task, Uncertainty
@@ -24,8 +24,6 @@ ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 MAX_SEED = 2**53 - 1
 _WORKING_SET_BYTES = 4 << 20  # activations of one chunk: about what stays in a core's cache
 _TILE_BYTES = 4 << 20  # of ten samples of the rows that run together
-_MASK_BANK_BYTES = 16 << 20
-_KEPT_SAMPLES = 500  # the bank serves the usual request; a long one makes its masks as it goes
 _MASKS_AT_ONCE_BYTES = 16 << 20  # of one chunk of samples
 
 
@@ -44,7 +42,7 @@ class Sampler:
         self.task: Task = task
         self.sites: list[Site] = plan.sites
         self.output_shape = plan.output_shape
-        self._bank = MaskBank(plan, device)
+        self._bank = MaskBank(plan.sites, plan.masks, device)
 
     @property
     def samples_something(self) -> bool:
@@ -192,43 +190,6 @@ class Sampler:
         return values
 
 
-class MaskBank:
-    """Masks as tensors of 0 and 1/(1-p). Shared ones of recent seeds are kept, within a byte budget."""
-
-    def __init__(self, plan: Plan, device: torch.device) -> None:
-        sites = {site.name: site for site in plan.sites}
-        self._sites = [sites[name] for name in plan.masks]
-        self._device = device
-        self._kept: OrderedDict[tuple[Design, int, int, int], list[Tensor]] = OrderedDict()
-        self._kept_bytes = 0
-        self.bytes_per_sample = sum(4 * int(np.prod(site.mask_shape)) for site in self._sites)
-
-    def masks(self, design: Design, seed: int, first: int, samples: int, places: np.ndarray | None) -> list[Tensor]:
-        """One tensor a site, (samples, rows or 1, *mask_shape), float32."""
-        if places is not None:
-            return [self._made(site, design, seed, first, samples, places) for site in self._sites]
-        key = (design, seed, first, samples)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        made = [self._made(site, design, seed, first, samples, None).unsqueeze(1) for site in self._sites]
-        size = samples * self.bytes_per_sample
-        if first < _KEPT_SAMPLES and size <= _MASK_BANK_BYTES // 4:
-            self._kept[key] = made
-            self._kept_bytes += size
-        while self._kept_bytes > _MASK_BANK_BYTES:
-            (_, _, _, dropped_samples), _ = self._kept.popitem(last=False)
-            self._kept_bytes -= dropped_samples * self.bytes_per_sample
-        return made
-
-    def _made(
-        self, site: Site, design: Design, seed: int, first: int, samples: int, places: np.ndarray | None
-    ) -> Tensor:
-        bits = dropped(design, seed, site.name, site.p, site.mask_shape, first, samples, places)
-        keep = torch.from_numpy(~bits).to(self._device)
-        return keep.to(torch.float32) * (1 / (1 - site.p))
-
-
 def _in_module_layout(mask: Tensor, site: Site, plan: Plan) -> Tensor:
     """A mask (rows or 1, *mask_shape) with the row axis where the module's tensor has it."""
     return mask.movedim(0, plan.row_axes[site.name])
@@ -245,57 +206,3 @@ def named_inputs(inputs: ExampleInputs, names: Sequence[str]) -> dict[str, Tenso
     if len(inputs) != len(names):
         raise InvalidInput(f"{len(names)} inputs expected ({', '.join(names)}), got {len(inputs)}")
     return dict(zip(names, inputs, strict=True))
-
-
-def prepare(
-    module: nn.Module, example_inputs: ExampleInputs, task: Task, dtype: str = "float32", device: str = "cpu",
-    sites: Sequence[str] | None = None,
-) -> Sampler:
-    """Makes a network ready to be sampled, and refuses one that could not be served rightly.
-
-    Args:   module: trained, with dropout; it is copied and left as it was found. A classifier gives logits.
-            example_inputs: a tensor, a sequence of tensors (positional arguments) or a mapping (keyword arguments),
-            rows first, at least one row; the number of rows is free afterwards.
-            sites: patterns of the site names that sample ("head.*"); None for all.
-    Errors: UnservableModel, with the site and the reason.
-    """
-    if dtype != "float32":
-        raise UnservableModel(f"dtype: only 'float32' is available, got {dtype!r}")
-    if task not in ("classification", "regression", "multilabel", "generic"):
-        raise UnservableModel(f"task: 'classification', 'regression', 'multilabel' or 'generic' expected, got {task!r}")
-    positional = not isinstance(example_inputs, Mapping)
-    rows = _probe_rows(example_inputs)
-    own = private_copy(module).to(device)
-    plan = make_plan(capture(own, {k: v.to(device) for k, v in rows.items()}, positional), sites)
-    sampler = Sampler(own, plan, list(rows), positional, task, torch.device(device))
-    if task == "classification" and (len(plan.output_shape) != 1 or plan.output_shape[0] < 2):
-        raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {plan.output_shape}")
-    from service.sampling.probe import admit  # the probe drives a sampler
-
-    admit(sampler, rows)
-    return sampler
-
-
-def _probe_rows(example_inputs: ExampleInputs) -> dict[str, Tensor]:
-    """At least four rows to try the network on: the example's, then noisy copies of them."""
-    if isinstance(example_inputs, Mapping):
-        given = dict(example_inputs)
-    else:
-        tensors = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-        given = {f"input_{i}" if len(tensors) > 1 else "input": value for i, value in enumerate(tensors)}
-    if not given or any(not isinstance(v, Tensor) or v.dim() == 0 or len(v) == 0 for v in given.values()):
-        raise UnservableModel("example_inputs: tensors with at least one row each expected")
-    generator = torch.Generator().manual_seed(0)
-    return {name: _widened(value.detach().cpu(), generator) for name, value in given.items()}
-
-
-def _widened(value: Tensor, generator: torch.Generator, rows: int = 4) -> Tensor:
-    value = value[: 4 * rows]
-    if len(value) >= rows:
-        return value.clone()
-    copies = value.repeat(-(-rows // len(value)), *[1] * (value.dim() - 1))[:rows].clone()
-    if copies.is_floating_point():
-        scale = float(value.float().std(correction=0)) or 1.0
-        copies[len(value) :] += scale * torch.randn(copies[len(value) :].shape, generator=generator).to(copies.dtype)
-    return copies
-

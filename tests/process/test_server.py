@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from service.repository import load_model
-from service.sampling.capture import state_digest
+from service.sampling.arming import state_digest
 from service.settings import BUNDLED_MODELS
 from tests.process.conftest import ROOT, served
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from service.errors import InvalidOption, ModelFailed, UncertaintyUnavailable, UnservableModel
 from service.sampling import Sampler, prepare
 from service.sampling import sampler as sampler_module
-from service.sampling.capture import state_digest
+from service.sampling.arming import state_digest
 
 
 class Convolutional(nn.Module):
