@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from models.architectures.mlp import MLP
 from models.recipes.data import Split, breast_cancer_split
-from models.recipes.manifest import Feature, training_features
+from models.recipes.manifest import training_features
 from models.recipes.publish import main
 from models.recipes.recipe import Recipe
 from models.recipes.tabular import feature_scaling
 from models.recipes.training import Schedule
+from service.repository import Feature
 
 MEASURES_AND_UNITS = {
     "radius": "px",

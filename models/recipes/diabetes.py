@@ -7,11 +7,12 @@ from typing import Any
 
 from models.architectures.mlp import RegressionMLP
 from models.recipes.data import Split, diabetes_split
-from models.recipes.manifest import Feature, training_features
+from models.recipes.manifest import training_features
 from models.recipes.publish import main
 from models.recipes.recipe import Recipe
 from models.recipes.tabular import feature_scaling
 from models.recipes.training import Schedule
+from service.repository import Feature
 
 NAMES_AND_UNITS = {
     "age": "years",

@@ -96,8 +96,8 @@ def create_app(settings: Settings, clock: Clock | None = None, state: Server | N
     app.state.server = state
     app.add_middleware(ContextMiddleware, clock=state.clock)
     _add_errors(app)
-    _add_health(app, state)
     _add_models(app, state)
+    _add_health(app, state)
     describe(app, state)
     return app
 

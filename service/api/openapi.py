@@ -6,7 +6,7 @@ import html
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
@@ -38,8 +38,8 @@ def describe(app: FastAPI, state: Server) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(_page(openapi()))
+    async def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(_page(openapi(), str(request.base_url).rstrip("/")))
 
 
 def _describe_operation(path: str, operation: dict[str, Any], schemas: dict[str, Any], state: Server) -> None:
@@ -86,7 +86,7 @@ def _example_model(state: Server) -> tuple[Manifest, str] | None:
 def example_request(manifest: Manifest, uncertainty: bool) -> dict[str, Any]:
     """A request that works: one row in the middle of its training range."""
     if manifest.features is not None:
-        row: Any = {f.name: (f.min + f.max) / 2 for f in manifest.features}
+        row: Any = {f.name: float(f"{(f.min + f.max) / 2:.4g}") for f in manifest.features}
     else:
         rows = {i.name: _filled(i.shape, (i.range or (0.0, 0.0))[0], i.dtype) for i in manifest.inputs}
         row = rows if len(rows) > 1 else next(iter(rows.values()))
@@ -106,7 +106,7 @@ def _reference(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, str
     return {"$ref": _REF.format(model=model.__name__)}
 
 
-def _page(document: dict[str, Any]) -> str:
+def _page(document: dict[str, Any], address: str) -> str:
     """The document as one plain page: no script, nothing from another address, readable offline."""
     parts = []
     for path, item in document["paths"].items():
@@ -115,7 +115,7 @@ def _page(document: dict[str, Any]) -> str:
             shown = path
             for p in operation.get("parameters", []):
                 shown = shown.replace(f"{{{p['name']}}}", str(p.get("example", f"{{{p['name']}}}")))
-            call = f"curl http://127.0.0.1:8080{shown}" + (
+            call = f"curl {address}{shown}" + (
                 f" -d '{orjson.dumps(example).decode()}'" if example is not None else "")
             parts.append(
                 f"<section><h2><code>{method.upper()} {html.escape(path)}</code></h2>"

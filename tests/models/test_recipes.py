@@ -19,12 +19,13 @@ from models.recipes.data import Rows, Split, digits_image_split, digits_split, s
 from models.recipes.digit_training import damage_section
 from models.recipes.evaluation import Score, auroc, entropy_nats, gaussian_mixture_log_likelihood, score_classes
 from models.recipes.images import half_erased, jitter, permuted_pixels
-from models.recipes.manifest import Feature, manifest_toml, training_features
+from models.recipes.manifest import manifest_toml, training_features
 from models.recipes.noise import fit_tau
 from models.recipes.publish import publish
 from models.recipes.recipe import Recipe
 from models.recipes.training import EpochLosses, Fit, Schedule, fit
 from models.recipes.verdict import Cost, Finding, in_short
+from service.repository import Feature
 from service.repository.manifest import parse_manifest
 from tests.models.bundled import RECIPES, untrained
 
