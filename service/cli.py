@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -113,7 +114,8 @@ def _ask(
         for start in range(0, len(rows), step):
             inputs = decode_instances(rows[start : start + step], model.manifest, plain=False)
             outside = out_of_range(inputs, model.manifest)
-            answer = engine.submit(Job(model, mode, inputs, float("inf"), chosen)).result()
+            here = None if chosen is None else replace(chosen, first_row=start)
+            answer = engine.submit(Job(model, mode, inputs, float("inf"), here)).result()
             bodies.append(prediction_body(model, answer, outside) if chosen is None
                           else uncertainty_body(model, chosen, answer, outside, "command line"))
             progress.advance(task, len(outside))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from service.cli import main
 from service.client import Client
+from service.scheduling import Limits
 
 
 @pytest.fixture
@@ -104,3 +106,14 @@ def test_the_version_is_printed(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out.startswith("errorbar 0.")
+
+
+@pytest.mark.parametrize("masks", ["shared", "independent"])
+def test_a_file_longer_than_a_request_is_answered_as_one(run, tmp_path, masks, monkeypatch) -> None:
+    np.save(tmp_path / "rows.npy", np.tile(ROWS, (3, 1)))
+    arguments = ("uncertainty", "flowers", "rows.npy", "--masks", masks, "--samples", "20", "--json")
+    whole = json.loads(run(*arguments)[1])["predictions"]
+    monkeypatch.setattr(Limits, "__init__", functools.partialmethod(Limits.__init__, rows=4))
+    parts = json.loads(run(*arguments)[1])["predictions"]
+    assert np.allclose([r["mean"] for r in parts], [r["mean"] for r in whole], atol=1e-6)
+    assert (masks == "independent") == (whole[0]["mean"] != whole[4]["mean"])

@@ -63,7 +63,8 @@ class Sampler:
 
     def uncertainty(
         self, inputs: ExampleInputs, samples: int = 50, seed: int = 0, masks: MaskSharing = "shared",
-        design: Design = "balanced", include_samples: bool = False, checkpoint: Callable[[], None] | None = None,
+        design: Design = "balanced", include_samples: bool = False, first_row: int = 0,
+        checkpoint: Callable[[], None] | None = None,
     ) -> Uncertainty:
         """Draws dropout masks and summarises the outputs.
 
@@ -71,6 +72,7 @@ class Sampler:
               seed: 0 to 2^53 - 1; the same request and seed give the same answer.
               masks: "shared": a sample is one thinned network applied to every row. "independent": every row has
               masks of its own, keyed by its place in the request.
+              first_row: place of the first of these rows, where they are a part of a longer request.
               checkpoint: called between chunks of samples; what it raises ends the work.
         Errors: InvalidOption, InvalidInput, UncertaintyUnavailable (no active site), ModelFailed (not finite).
         """
@@ -83,7 +85,8 @@ class Sampler:
         with torch.no_grad():
             for start in range(0, count, tile):
                 piece = {name: value[start : start + tile] for name, value in rows.items()}
-                places = np.arange(start, min(start + tile, count)) if masks == "independent" else None
+                first = first_row + start
+                places = np.arange(first, first + min(tile, count - start)) if masks == "independent" else None
                 parts.append(self._accumulate(piece, places, samples, seed, design, include_samples, checkpoint))
         return Uncertainty(parts, self.output_shape)
 

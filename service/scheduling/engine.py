@@ -124,7 +124,7 @@ class Engine:
             o = job.options
             result = job.model.sampler.uncertainty(
                 job.tensors, o.samples, o.seed, o.masks, o.design, include_samples=o.keeps_samples,
-                checkpoint=lambda: self._keep_deadline(job),
+                first_row=o.first_row, checkpoint=lambda: self._keep_deadline(job),
             )
             ran = self._clock.now()
             answer = Answer(_arrays(job, o, result), result.se_df)

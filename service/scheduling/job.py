@@ -29,6 +29,7 @@ class Options:
     design: Design
     quantiles: tuple[float, ...] = ()
     include_samples: bool = False
+    first_row: int = 0  # place of the first row, where a long file is asked about in parts
 
     @property
     def keeps_samples(self) -> bool:
