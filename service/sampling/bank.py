@@ -1,54 +1,82 @@
-"""Masks as the network takes them, and the ones of recent seeds kept for the next request."""
+"""What was made of the masks of recent seeds, kept for the next request."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from service.sampling.masks import Design, dropped
-from service.sampling.sites import Site
+from service.sampling.masks import Design
 
-_MASK_BANK_BYTES = 16 << 20
+_BUDGET_BYTES = 32 << 20  # for what was asked for more than once
+_FRESH_BYTES = 8 << 20  # for what was asked for once: a client that never repeats a seed must not push out the others
+_REMEMBERED_KEYS = 1024
 _KEPT_SAMPLES = 500  # the bank serves the usual request; a long one makes its masks as it goes
 
 
-class MaskBank:
-    """Masks as tensors of 0 and 1/(1-p). Shared ones of recent seeds are kept, within a byte budget."""
+@dataclass(frozen=True)
+class Draw:
+    """Some of a seed's samples: `samples` of them, from `first` on, for a request of `total`."""
 
-    def __init__(self, sites: Sequence[Site], order: Sequence[str], device: torch.device) -> None:
-        """order: names of the sites whose masks are made, in the order in which they are given."""
-        by_name = {site.name: site for site in sites}
-        self._sites = [by_name[name] for name in order]
-        self._device = device
-        self._kept: OrderedDict[tuple[Design, int, int, int], list[Tensor]] = OrderedDict()
-        self._kept_bytes = 0
-        self.bytes_per_sample = sum(4 * int(np.prod(site.mask_shape)) for site in self._sites)
+    design: Design
+    seed: int
+    first: int
+    samples: int
+    total: int = field(compare=False)
 
-    def masks(self, design: Design, seed: int, first: int, samples: int, places: np.ndarray | None) -> list[Tensor]:
-        """One tensor a site, (samples, rows or 1, *mask_shape), float32."""
-        if places is not None:
-            return [self._made(site, design, seed, first, samples, places) for site in self._sites]
-        key = (design, seed, first, samples)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        made = [self._made(site, design, seed, first, samples, None).unsqueeze(1) for site in self._sites]
-        size = samples * self.bytes_per_sample
-        if first < _KEPT_SAMPLES and size <= _MASK_BANK_BYTES // 4:
-            self._kept[key] = made
-            self._kept_bytes += size
-        while self._kept_bytes > _MASK_BANK_BYTES:
-            (_, _, _, dropped_samples), _ = self._kept.popitem(last=False)
-            self._kept_bytes -= dropped_samples * self.bytes_per_sample
-        return made
 
-    def _made(
-        self, site: Site, design: Design, seed: int, first: int, samples: int, places: np.ndarray | None
-    ) -> Tensor:
-        bits = dropped(design, seed, site.name, site.p, site.mask_shape, first, samples, places)
-        keep = torch.from_numpy(~bits).to(self._device)
-        return keep.to(torch.float32) * (1 / (1 - site.p))
+_Key = tuple[str, Draw]
+
+
+class SeedBank:
+    """Tensors by (what they are for, draw), within two byte budgets, the least recently used ones going first."""
+
+    def __init__(self, budget_bytes: int = _BUDGET_BYTES, fresh_bytes: int = _FRESH_BYTES) -> None:
+        self._fresh, self._proven = _Shelf(fresh_bytes), _Shelf(budget_bytes)
+        self._asked: OrderedDict[_Key, None] = OrderedDict()
+
+    def get(self, purpose: str, draw: Draw, make: Callable[[Draw], list[Tensor]]) -> list[Tensor]:
+        """The tensors of that draw, made where they are not at hand."""
+        key = (purpose, draw)
+        kept = self._proven.get(key)
+        if kept is not None:
+            return kept
+        tensors = self._fresh.take(key) or make(draw)
+        if draw.total <= _KEPT_SAMPLES:
+            (self._proven if key in self._asked else self._fresh).put(key, tensors)
+            self._asked[key] = None
+            if len(self._asked) > _REMEMBERED_KEYS:
+                self._asked.popitem(last=False)
+        return tensors
+
+
+class _Shelf:
+    """Tensors by key within a byte budget."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget, self._bytes = budget_bytes, 0
+        self._kept: OrderedDict[_Key, tuple[list[Tensor], int]] = OrderedDict()
+
+    def get(self, key: _Key) -> list[Tensor] | None:
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key][0]
+
+    def take(self, key: _Key) -> list[Tensor] | None:
+        """Gives the tensors away."""
+        tensors, size = self._kept.pop(key, (None, 0))
+        self._bytes -= size
+        return tensors
+
+    def put(self, key: _Key, tensors: list[Tensor]) -> None:
+        size = sum(t.numel() * t.element_size() for t in tensors)
+        if size > self._budget // 2:
+            return
+        self._kept[key] = tensors, size
+        self._bytes += size
+        while self._bytes > self._budget:
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self._bytes -= dropped

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from service.errors import UnservableModel
 from service.sampling.capture import Captured, site_input, site_kind, site_rate
+from service.sampling.dense import DenseChain, dense_chain
 from service.sampling.masks import MAX_OUTER
 from service.sampling.sites import Site, selected
 
@@ -26,15 +27,18 @@ class Plan:
     """predict: inputs to output, every dropout off.
     prefix: inputs to the list of values that the suffix reads.
     suffix: (samples, rows, masks, prefix values) to outputs (samples·rows, …).
+    chain: the suffix as a chain of linear layers; None where it is anything else.
     masks: names of the active sites in the order in which the suffix takes them.
     """
 
     predict: nn.Module
     prefix: nn.Module
     suffix: nn.Module
+    chain: DenseChain | None
     sites: list[Site]
     masks: list[str]
     row_axes: dict[str, int]  # where each site's tensor has its rows
+    prefix_width: int  # numbers in all values of the prefix that the suffix reads, for one row
     suffix_width: int  # numbers in the largest value of the suffix, for one row and one sample
     output_shape: tuple[int, ...]
 
@@ -62,10 +66,12 @@ def make_plan(captured: Captured, patterns: Sequence[str] | None) -> Plan:
         predict=_predict_module(captured, [output]),
         prefix=_predict_module(captured, boundary),
         suffix=suffix,
+        chain=dense_chain(captured.root, output, active),
         sites=sites,
         masks=[active[node] for node in builder.mask_nodes],
         row_axes={name: layouts[node].row_axis for name, node in captured.sites},
-        suffix_width=max((_width(n, captured.rows) for n in tainted), default=1),
+        prefix_width=max(1, sum(_width(n) for n in boundary)),
+        suffix_width=max((_width(n) for n in tainted), default=1),
         output_shape=tuple(int(n) for n in shape[1:]),
     )
 
@@ -99,7 +105,7 @@ def _tainted(graph: fx.Graph, sources: set[fx.Node]) -> set[fx.Node]:
     return tainted
 
 
-def _width(node: fx.Node, rows: object) -> int:
+def _width(node: fx.Node) -> int:
     value = node.meta.get("val")
     return prod(int(n) for n in value.shape if isinstance(n, int)) if isinstance(value, Tensor) else 1
 

@@ -40,6 +40,7 @@ def prepare(
     if task == "classification" and (len(plan.output_shape) != 1 or plan.output_shape[0] < 2):
         raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {plan.output_shape}")
     admit(sampler, rows)
+    sampler.tune(rows)
     return sampler
 
 

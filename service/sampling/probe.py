@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from service.errors import UnservableModel
+from service.sampling.kernels import Kernel
 from service.sampling.sampler import MaskSharing, Sampler
 
 AGREEMENT = 1e-5  # of the output's scale: fast path against reference
@@ -47,9 +48,9 @@ def _check_prediction(sampler: Sampler, rows: dict[str, Tensor]) -> None:
 
 
 def _check_agreement(sampler: Sampler, rows: dict[str, Tensor]) -> None:
-    sharing: tuple[MaskSharing, ...] = ("shared", "independent")
-    for masks in sharing:
-        fast = sampler.uncertainty(rows, samples=10, masks=masks, include_samples=True).draws
+    ways: list[tuple[Kernel | None, MaskSharing]] = [(kernel, "shared") for kernel in sampler.kernels]
+    for kernel, masks in [*ways, (None, "independent")]:
+        fast = sampler.uncertainty(rows, samples=10, masks=masks, include_samples=True, kernel=kernel).draws
         slow = sampler.reference(rows, samples=10, masks=masks).draws
         assert fast is not None
         assert slow is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -9,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from service.clock import MonotonicClock
 from service.errors import InvalidInput, InvalidOption, ModelFailed, UncertaintyUnavailable
 from service.sampling.arming import Inputs, call, plain_attention
-from service.sampling.bank import MaskBank
+from service.sampling.bank import Draw, SeedBank
+from service.sampling.kernels import Folded, Kernel, Thinned, fastest_from
 from service.sampling.masks import Design
 from service.sampling.plan import Plan
 from service.sampling.reference import reference_sample
@@ -22,9 +25,8 @@ MaskSharing = Literal["shared", "independent"]
 ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 MAX_SEED = 2**53 - 1
-_WORKING_SET_BYTES = 4 << 20  # activations of one chunk: about what stays in a core's cache
-_TILE_BYTES = 4 << 20  # of ten samples of the rows that run together
-_MASKS_AT_ONCE_BYTES = 16 << 20  # of one chunk of samples
+_PREFIX_BYTES = 32 << 20
+_MASKS_AT_ONCE_BYTES = 16 << 20  # masks, or what is made of them, of one chunk of samples
 
 
 class Sampler:
@@ -42,7 +44,14 @@ class Sampler:
         self.task: Task = task
         self.sites: list[Site] = plan.sites
         self.output_shape = plan.output_shape
-        self._bank = MaskBank(plan.sites, plan.masks, device)
+        by_name = {site.name: site for site in plan.sites}
+        bank = SeedBank()
+        self._folded = Folded(plan.suffix, plan.suffix_width, [by_name[name] for name in plan.masks], bank, device)
+        self.kernels: list[Kernel] = [self._folded]
+        if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= _MASKS_AT_ONCE_BYTES:
+            chained = [by_name[stage.site] for stage in plan.chain.stages]
+            self.kernels.append(Thinned(plan.chain, chained, bank))
+        self.serves_from = [0] * len(self.kernels)  # a kernel serves from so many rows on; the last that does is used
 
     @property
     def samples_something(self) -> bool:
@@ -64,7 +73,7 @@ class Sampler:
     def uncertainty(
         self, inputs: ExampleInputs, samples: int = 50, seed: int = 0, masks: MaskSharing = "shared",
         design: Design = "balanced", include_samples: bool = False, first_row: int = 0,
-        checkpoint: Callable[[], None] | None = None,
+        checkpoint: Callable[[], None] | None = None, kernel: Kernel | None = None,
     ) -> Uncertainty:
         """Draws dropout masks and summarises the outputs.
 
@@ -74,20 +83,21 @@ class Sampler:
               masks of its own, keyed by its place in the request.
               first_row: place of the first of these rows, where they are a part of a longer request.
               checkpoint: called between chunks of samples; what it raises ends the work.
+              kernel: one of `kernels`; by default the one found fastest for that many rows.
         Errors: InvalidOption, InvalidInput, UncertaintyUnavailable (no active site), ModelFailed (not finite).
         """
         rows = self._as_rows(inputs)
         samples = self._checked_options(samples, seed, masks, design)
         count = len(next(iter(rows.values())))
-        width = max(self._plan.suffix_width, 1) * 4
-        tile = max(1, _TILE_BYTES // (width * BLOCK))
+        kernel = kernel or self._kernel_for(count, masks)
+        # as many rows share what is made of the masks as their values of the prefix may take of memory
+        group = max(kernel.rows, _PREFIX_BYTES // (4 * self._plan.prefix_width))
         parts = []
         with torch.no_grad():
-            for start in range(0, count, tile):
-                piece = {name: value[start : start + tile] for name, value in rows.items()}
-                first = first_row + start
-                places = np.arange(first, first + min(tile, count - start)) if masks == "independent" else None
-                parts.append(self._accumulate(piece, places, samples, seed, design, include_samples, checkpoint))
+            for start in range(0, count, group):
+                some = {name: value[start : start + group] for name, value in rows.items()}
+                first = first_row + start if masks == "independent" else None
+                parts += self._accumulate(some, first, samples, seed, design, include_samples, checkpoint, kernel)
         return Uncertainty(parts, self.output_shape)
 
     def reference(
@@ -101,7 +111,7 @@ class Sampler:
         places = np.arange(count) if masks == "independent" else None
         by_name = {
             name: mask for name, mask in zip(
-                self._plan.masks, self._bank.masks(design, seed, 0, samples, places), strict=True)
+                self._plan.masks, self._folded.drawn(Draw(design, seed, 0, samples, samples), places), strict=True)
         }
         accumulator = Accumulator(self.task, design == "balanced", keep=True)
         drawn = [
@@ -115,6 +125,13 @@ class Sampler:
         accumulator.add(self._checked(torch.stack(drawn)).reshape(samples, count, -1))
         return Uncertainty([accumulator], self.output_shape)
 
+    def tune(self, inputs: ExampleInputs) -> None:
+        """Times the kernels on copies of some rows and settles from how many rows on each one serves."""
+        if len(self.kernels) > 1:
+            with torch.no_grad():
+                (value,) = self._plan.prefix(*self._as_rows(inputs).values())
+                self.serves_from = fastest_from(self.kernels, value, self._chunk, MonotonicClock())
+
     def predict_reference(self, inputs: ExampleInputs) -> Tensor:
         """The module itself in eval mode: the oracle of `predict`."""
         with torch.no_grad(), plain_attention():
@@ -123,40 +140,53 @@ class Sampler:
     def differs_with_only(self, name: str, inputs: ExampleInputs, seed: int) -> bool:
         """Whether any of ten samples in which that site alone is on differs from the prediction."""
         rows = self._as_rows(inputs)
+        count = len(next(iter(rows.values())))
         with torch.no_grad():
-            (still,) = self._plan.predict(*rows.values())
             values = self._plan.prefix(*rows.values())
-            masks = [
-                mask if site == name else torch.ones_like(mask)
-                for site, mask in zip(self._plan.masks, self._bank.masks("balanced", seed, 0, BLOCK, None), strict=True)
+            drawn = self._folded.drawn(Draw("balanced", seed, 0, BLOCK, BLOCK), None)
+            off = [torch.ones_like(mask) for mask in drawn]
+            alone = [
+                mask if site == name else one
+                for site, mask, one in zip(self._plan.masks, drawn, off, strict=True)
             ]
-            output = self._plan.suffix(BLOCK, BLOCK * len(still), *masks, *values)
-            plain = self._plan.suffix(BLOCK, BLOCK * len(still), *map(torch.ones_like, masks), *values)
+            output, plain = (self._folded.run(values, count, BLOCK, masks) for masks in (alone, off))
         return not torch.equal(output, plain)
 
+    def _kernel_for(self, rows: int, masks: str) -> Kernel:
+        if masks == "independent":
+            return self._folded
+        return [k for k, first in zip(self.kernels, self.serves_from, strict=True) if rows >= first][-1]
+
     def _accumulate(
-        self, rows: Inputs, places: np.ndarray | None, samples: int, seed: int, design: Design, keep: bool,
-        checkpoint: Callable[[], None] | None,
-    ) -> Accumulator:
+        self, rows: Inputs, first_row: int | None, samples: int, seed: int, design: Design, keep: bool,
+        checkpoint: Callable[[], None] | None, kernel: Kernel,
+    ) -> list[Accumulator]:
+        """Runs all samples of some rows. first_row: place of the first one in its request, where rows have masks of
+        their own."""
         count = len(next(iter(rows.values())))
-        values = self._plan.prefix.forward(*rows.values())
-        accumulator = Accumulator(self.task, design == "balanced", keep)
-        size = self._chunk(count, places is not None)
+        tile = -(-count // -(-count // kernel.rows))  # as even as can be
+        tiles = [range(start, min(start + tile, count)) for start in range(0, count, tile)]
+        values = [self._plan.prefix.forward(*(v[t.start : t.stop] for v in rows.values())) for t in tiles]
+        accumulators = [Accumulator(self.task, design == "balanced", keep) for _ in tiles]
+        size = self._chunk(kernel, tile, first_row is not None)
         for first in range(0, samples, size):
-            n = min(size, samples - first)
-            masks = self._bank.masks(design, seed, first, n, places)
-            output = self._head(self._plan.suffix.forward(n, n * count, *masks, *values))
-            accumulator.add(output.view(n, count, *output.shape[1:]).flatten(2))
+            draw = Draw(design, seed, first, min(size, samples - first), samples)
+            shared = kernel.drawn(draw, None) if first_row is None else None
+            for part, read, accumulator in zip(tiles, values, accumulators, strict=True):
+                drawn = shared or kernel.drawn(draw, np.arange(part.start, part.stop) + (first_row or 0))
+                output = kernel.run(read, len(part), draw.samples, drawn)
+                accumulator.add(self._head(output).flatten(2))
             if checkpoint is not None:
                 checkpoint()
-        self._checked(accumulator.moments.mean)  # not finite where any sample is not
-        return accumulator
+        for accumulator in accumulators:
+            self._checked(accumulator.moments.mean)  # not finite where any sample is not
+        return accumulators
 
-    def _chunk(self, rows: int, independent: bool) -> int:
+    def _chunk(self, kernel: Kernel, rows: int, independent: bool) -> int:
         """Samples that run at once: a multiple of 10."""
-        per_sample = max(self._plan.suffix_width, 1) * 4 * rows
-        mask_bytes = self._bank.bytes_per_sample * (rows if independent else 1)
-        n = min(_WORKING_SET_BYTES // per_sample, _MASKS_AT_ONCE_BYTES // max(mask_bytes, 1))
+        per_sample = self._plan.suffix_width * 4 * rows
+        mask_bytes = kernel.bytes_per_sample * (rows if independent else 1)
+        n = min(kernel.working_set_bytes // per_sample, _MASKS_AT_ONCE_BYTES // max(mask_bytes, 1))
         return max(BLOCK, n // BLOCK * BLOCK)
 
     def _checked_options(self, samples: int, seed: int, masks: str, design: str) -> int:
@@ -182,13 +212,13 @@ class Sampler:
     def _head(self, output: Tensor) -> Tensor:
         output = output.float()
         if self.task == "classification":
-            # classes outermost in memory: softmax and statistics over them are several times faster so
-            return output.T.contiguous().softmax(0).T
+            # rows innermost in memory: softmax and statistics over classes are several times faster so
+            return output.mT.contiguous().softmax(-2).mT
         return output.sigmoid() if self.task == "multilabel" else output
 
     def _checked(self, values: Tensor) -> Tensor:
         # a sum is not finite where any summand is not: one pass, no tensor of flags
-        if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+        if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
             raise ModelFailed("the model gave an output that is not finite (NaN or infinity)")
         return values
 

@@ -1,6 +1,7 @@
 """Mean and standard deviation over samples, with their Monte-Carlo standard errors, in one pass.
 
-Sums are float64 and shifted by the first sample, so that a spread of 1e-6 around 100 keeps its digits.
+Samples are shifted by the first one before anything else, so that a spread of 1e-6 around 100 keeps its digits. Ten
+samples are summed in their own precision, blocks in float64.
 Definitions: var = mean(x²) - mean² + mean_se², which is unbiased under balanced and independent samples alike.
 """
 
@@ -26,9 +27,9 @@ class Moments:
     def add(self, values: Tensor, counts: list[int]) -> None:
         """Takes the next samples: values (samples, rows, columns), cut into blocks of `counts` samples."""
         if self._shift is None:
-            self._shift = values[0].double()
-        centred = values - self._shift  # (samples, rows, columns), float64, as a difference before it is squared
-        first, second = block_sums(centred, counts), block_sums(centred.square(), counts)
+            self._shift = values[0].clone()
+        centred = values - self._shift  # (samples, rows, columns)
+        first, second = block_sums(centred, counts).double(), block_sums(centred.square_(), counts).double()
         # squares of the blocks' own sums survive the merging into super-blocks
         self._blocks.add(counts, [first, second, first.square()] if self._balanced else [first, second])
         self.block_count += len(counts)
@@ -37,27 +38,28 @@ class Moments:
     def finish(self) -> FinishedMoments:
         counts, (first, second, *squared) = self._blocks.stacked()
         n = self.samples
-        mean = first.sum(0) / n
-        biased = second.sum(0) / n - mean.square()
+        mean = first.sum(0).div_(n)
+        biased = second.sum(0).div_(n).addcmul_(mean, mean, value=-1)
         mean_se2 = None
         if not self._balanced:
-            variance = biased * n / (n - 1)
+            variance = biased.mul_(n / (n - 1))
             mean_se2 = variance / n
         elif self.block_count > 1:
             b = self.block_count
-            mean_se2 = (squared[0].sum(0) * (b / n**2) - mean.square()).clamp_min(0) / (b - 1)
-            variance = biased + mean_se2
+            mean_se2 = squared[0].sum(0).mul_(b / n**2).addcmul_(mean, mean, value=-1).clamp_min_(0).div_(b - 1)
+            variance = biased.add_(mean_se2)
         else:
-            variance = biased * n / (n - 1)
+            variance = biased.mul_(n / (n - 1))
         assert self._shift is not None
+        shift = self._shift.double()
         return FinishedMoments(
-            mean=mean + self._shift,
-            std=variance.clamp_min(0).sqrt(),
+            mean=mean.add_(shift),
+            std=variance.clamp_min_(0).sqrt_(),
             mean_se=None if mean_se2 is None else mean_se2.sqrt(),
             se_df=None if mean_se2 is None else (self.block_count if self._balanced else n) - 1,
             per_block=(counts, first, second),
             balanced=self._balanced,
-            shift=self._shift,
+            shift=shift,
         )
 
 

@@ -13,7 +13,7 @@ from service.statistics.blocks import BLOCK
 from service.statistics.information import Information, InformationSums
 from service.statistics.moments import FinishedMoments, Moments
 
-_MAX_PENDING = 5  # chunks
+_MAX_PENDING = 2  # chunks
 
 Task = Literal["classification", "regression", "multilabel", "generic"]
 

@@ -282,19 +282,18 @@ def test_one_of_64_rows_alone_equals_itself_in_company() -> None:
         torch.testing.assert_close(alone.std[0], company.std[i], atol=1e-6, rtol=0)
 
 
-def test_any_chunking_gives_the_same_answer(convolutional, monkeypatch) -> None:
+@pytest.mark.parametrize("masks", ["shared", "independent"])
+def test_any_chunking_gives_the_same_answer(convolutional, monkeypatch, masks) -> None:
     _, sampler, x = convolutional
-    whole = sampler.uncertainty(x, 100)
-    monkeypatch.setattr(sampler_module, "_WORKING_SET_BYTES", 1)
-    monkeypatch.setattr(sampler_module, "_TILE_BYTES", 1)
-    for masks in ("shared", "independent"):
+    (kernel,) = sampler.kernels
+    whole = sampler.uncertainty(x, 100, masks=masks)
+    monkeypatch.setattr(kernel, "working_set_bytes", 1)
+    for rows, prefix_bytes in ((1, 1), (3, 1), (3, 1 << 30), (7, 1)):
+        monkeypatch.setattr(kernel, "rows", rows)
+        monkeypatch.setattr(sampler_module, "_PREFIX_BYTES", prefix_bytes)
         small = sampler.uncertainty(x, 100, masks=masks)
-        with monkeypatch.context() as patch:
-            patch.setattr(sampler_module, "_TILE_BYTES", 1 << 30)
-            one_tile = sampler.uncertainty(x, 100, masks=masks)
-        torch.testing.assert_close(small.mean, one_tile.mean, atol=1e-6, rtol=0)
-        torch.testing.assert_close(small.std_se, one_tile.std_se, atol=1e-6, rtol=0)
-    torch.testing.assert_close(sampler.uncertainty(x, 100).mean, whole.mean, atol=1e-6, rtol=0)
+        torch.testing.assert_close(small.mean, whole.mean, atol=1e-6, rtol=0)
+        torch.testing.assert_close(small.std_se, whole.std_se, atol=1e-6, rtol=0)
 
 
 def test_an_output_that_is_not_finite_is_an_error_and_never_a_number(convolutional) -> None:

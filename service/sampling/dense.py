@@ -1,0 +1,156 @@
+"""Suffixes that are chains of linear layers, run as thinned networks.
+
+A mask makes a network smaller: half of a layer's inputs gone is half of its multiplications gone. Where the suffix is
+site, linear, activation, site, linear, …, each sample's weights are cut down to the units it keeps, and all samples
+run as one batched product. Values are feature-major (features, rows), so that no product needs a transpose and the
+rows are what vector instructions run along.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from service.sampling.capture import site_input, site_kind, site_rate
+
+_aten = torch.ops.aten
+_UNARY = {
+    _aten.relu.default: _aten.relu_.default,
+    _aten.gelu.default: None, _aten.silu.default: None, _aten.tanh.default: None, _aten.sigmoid.default: None,
+    _aten.leaky_relu.default: None, _aten.elu.default: None, _aten.softplus.default: None,
+    _aten.hardtanh.default: None, _aten.mish.default: None,
+}  # element by element, and the in-place twin where it saves something
+_BINARY = {_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor}
+_Step = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A site, the linear layer that reads it and what follows element by element.
+
+    weight: (out, in); bias: (out,) or None; keeps: a unit's chance to stay; steps: on (samples, out, rows).
+    """
+
+    site: str
+    keeps: float
+    weight: Tensor
+    bias: Tensor | None
+    steps: tuple[_Step, ...]
+
+
+class DenseChain:
+    """Stages in the order of execution. The first one's site acts on what the prefix gives, (rows, features)."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = list(stages)
+        widths = [stage.weight.shape[1] for stage in stages] + [stages[-1].weight.shape[0]]
+        self.bytes_per_sample = 4 * sum(a * b for a, b in itertools.pairwise(widths))  # when nothing drops
+
+    def thinned(self, dropped: Sequence[np.ndarray]) -> list[Tensor]:
+        """What `run` reads of some samples. dropped: a stage, (samples, in), True where a unit is dropped.
+
+        Returns the places of the units that the first stage keeps, (samples·kept,), then a weight (samples, out, in)
+        and a bias (samples, out, 1) a stage. All samples are padded to the widest; what is padding weighs 0.
+        """
+        device = self.stages[0].weight.device
+        kept = [_kept(torch.from_numpy(~bits).to(device)) for bits in dropped]
+        made = [kept[0][0].flatten()]
+        for stage, (places, present), after in zip(self.stages, kept, [*kept[1:], None], strict=True):
+            made += _thinned(stage, places, present, None if after is None else after[0])
+        return made
+
+    def run(self, value: Tensor, thinned: Sequence[Tensor]) -> Tensor:
+        """value: (rows, features), what the first site acts on; to (samples, rows, outputs)."""
+        places, *layers = thinned
+        samples = len(layers[0])
+        hidden = value.T.contiguous().index_select(0, places).view(samples, -1, len(value))
+        for stage, weight, bias in zip(self.stages, layers[::2], layers[1::2], strict=True):
+            hidden = torch.baddbmm(bias, weight, hidden)
+            for step in stage.steps:
+                hidden = step(hidden)
+        return hidden.transpose(1, 2)
+
+
+def _kept(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Places of the units that stay, ascending and padded to the widest sample, and which of them are no padding:
+    (samples, units) to two tensors (samples, widest)."""
+    counts = keep.sum(1, keepdim=True)
+    widest = max(int(counts.max()), 1)
+    places = torch.sort(keep.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :widest].contiguous()
+    return places, torch.arange(widest, device=keep.device) < counts
+
+
+def _thinned(stage: Stage, places: Tensor, present: Tensor, outputs: Tensor | None) -> list[Tensor]:
+    """A stage's weight and bias, cut down to the inputs at `places` and the outputs at `outputs` (None: all)."""
+    samples, width = places.shape
+    scale = present.to(stage.weight.dtype) / stage.keeps
+    bias = stage.weight.new_zeros(len(stage.weight)) if stage.bias is None else stage.bias
+    if outputs is None:
+        rows = stage.weight.T.contiguous().index_select(0, places.flatten()).view(samples, width, -1)
+        return [rows.mul_(scale.unsqueeze(2)).transpose(1, 2), bias.view(1, -1, 1)]
+    wide = stage.weight.index_select(0, outputs.flatten()).view(samples, outputs.shape[1], -1)
+    weight = wide.gather(2, places.unsqueeze(1).expand(-1, outputs.shape[1], -1))
+    return [weight.mul_(scale.unsqueeze(1)), bias[outputs].unsqueeze(2)]
+
+
+def dense_chain(root: nn.Module, output: fx.Node, active: Mapping[fx.Node, str]) -> DenseChain | None:
+    """The chain from the active sites to `output`, or None where the suffix is anything else. root: holds the
+    parameters."""
+    stages: list[Stage] = []
+    node = output
+    while len(stages) < len(active):
+        steps: list[_Step] = []
+        while node.target != _aten.linear.default:
+            if site_kind(node) is None or node in active:
+                step = _elementwise(root, node, per_feature=not stages)
+                if step is None:
+                    return None
+                steps.insert(0, step)
+            node = cast(fx.Node, node.args[0])
+        site, *parameters = node.args
+        weight, bias = (_constant(root, p) for p in (*parameters, None)[:2])
+        if not isinstance(site, fx.Node) or site not in active or site_kind(site) != "dropout":
+            return None
+        if weight is None or (bias is None and parameters[1:] not in ([], [None])) or site.meta["val"].dim() != 2:
+            return None
+        stages.insert(0, Stage(active[site], 1 - site_rate(site), weight, bias, tuple(steps)))
+        node = site_input(site)
+    return DenseChain(stages) if stages else None
+
+
+def _elementwise(root: nn.Module, node: fx.Node, per_feature: bool) -> _Step | None:
+    """What a node does to (samples, features, rows), or None where it is not element by element. per_feature: whether
+    a constant may differ between features, which is so where none is cut away."""
+    target = cast(Any, node.target)
+    rest = node.args[1:]
+    if target in _UNARY and not any(isinstance(a, fx.Node) for a in (*rest, *node.kwargs.values())):
+        return partial(_unary, _UNARY[target] or target, rest, dict(node.kwargs))
+    if target in _BINARY and not node.kwargs and len(rest) == 1 and isinstance(node.args[0], fx.Node):
+        other = _constant(root, rest[0]) if isinstance(rest[0], fx.Node) else rest[0]
+        if isinstance(other, int | float) or (isinstance(other, Tensor) and other.dim() == 0):
+            return partial(_binary, target, other)
+        same_shape = node.meta["val"].shape == node.args[0].meta["val"].shape
+        if per_feature and isinstance(other, Tensor) and other.dim() == 1 and same_shape:
+            return partial(_binary, target, other.unsqueeze(1))
+    return None
+
+
+def _unary(target: Any, rest: tuple[Any, ...], named: dict[str, Any], value: Tensor) -> Tensor:
+    return cast(Tensor, target(value, *rest, **named))
+
+
+def _binary(target: Any, other: Tensor | float, value: Tensor) -> Tensor:
+    return cast(Tensor, target(value, other))
+
+
+def _constant(root: nn.Module, node: Any) -> Tensor | None:
+    """The tensor of a parameter, buffer or constant; None where the node is anything else."""
+    known = isinstance(node, fx.Node) and node.op == "get_attr"
+    return cast(Tensor, getattr(root, str(node.target))) if known else None

@@ -1,0 +1,134 @@
+"""How the samples of some rows are run. Every kernel gives the same numbers, within rounding."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from service.clock import Clock
+from service.sampling.bank import Draw, SeedBank
+from service.sampling.dense import DenseChain
+from service.sampling.masks import dropped
+from service.sampling.sites import Site
+from service.statistics import BLOCK
+
+_TRIED_ROWS = (4, 8, 16, 32, 64, 128)
+_TRIED_SAMPLES = 50
+_TRIES, _PATIENCE_SECONDS = 7, 0.1
+_NEVER = 1 << 62
+
+Places = np.ndarray | None  # of rows in their request, where each has masks of its own
+
+
+class Kernel(Protocol):
+    """name: for people. rows: that run together at most. bytes_per_sample: of what it makes of one sample's masks,
+    shared by all rows. working_set_bytes: of the activations of rows and samples that run together."""
+
+    name: str
+    rows: int
+    bytes_per_sample: int
+    working_set_bytes: int
+
+    def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
+        """What `run` needs of some samples' masks."""
+
+    def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
+        """values: what the prefix gives. Returns the outputs, (samples, rows, …)."""
+
+
+class Folded:
+    """Samples × rows as one batch through the suffix, multiplied by masks. Fits every network."""
+
+    name = "folded"
+    working_set_bytes = 4 << 20  # about what stays in a core's cache
+
+    def __init__(
+        self, suffix: nn.Module, width: int, sites: Sequence[Site], bank: SeedBank, device: torch.device
+    ) -> None:
+        """width: numbers in the suffix' largest value, for one row and one sample. sites: the active ones, in the order
+        in which the suffix takes their masks."""
+        self._suffix, self._sites, self._bank, self._device = suffix, sites, bank, device
+        self.rows = max(1, self.working_set_bytes // (width * 4 * BLOCK))
+        self.bytes_per_sample = sum(4 * int(np.prod(site.mask_shape)) for site in sites)
+
+    def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
+        output: Tensor = self._suffix.forward(samples, samples * rows, *drawn, *values)
+        return output.view(samples, rows, *output.shape[1:])
+
+    def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
+        """One tensor a site, (samples, rows or 1, *mask_shape), float32."""
+        if places is not None:
+            return [self._made(site, draw, places) for site in self._sites]
+        return self._bank.get(self.name, draw, lambda d: [self._made(s, d, None).unsqueeze(1) for s in self._sites])
+
+    def _made(self, site: Site, draw: Draw, places: Places) -> Tensor:
+        keep = torch.from_numpy(~_bits(site, draw, places)).to(self._device)
+        return keep.to(torch.float32) * (1 / (1 - site.p))
+
+
+class Thinned:
+    """Each sample as the smaller network that its mask leaves. For chains of linear layers and shared masks."""
+
+    name = "thinned"
+    rows = 128
+    working_set_bytes = 4 << 20
+
+    def __init__(self, chain: DenseChain, sites: Sequence[Site], bank: SeedBank) -> None:
+        """sites: the active ones, in the order of the chain."""
+        self._chain, self._sites, self._bank = chain, sites, bank
+        self.bytes_per_sample = chain.bytes_per_sample
+
+    def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
+        assert places is None, "thinned networks are shared by all rows"
+        return self._bank.get(self.name, draw, self._thinned)
+
+    def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
+        (value,) = values
+        return self._chain.run(value, drawn)
+
+    def _thinned(self, draw: Draw) -> list[Tensor]:
+        return self._chain.thinned([_bits(site, draw, None) for site in self._sites])
+
+
+def _bits(site: Site, draw: Draw, places: Places) -> np.ndarray:
+    return dropped(draw.design, draw.seed, site.name, site.p, site.mask_shape, draw.first, draw.samples, places)
+
+
+def fastest_from(
+    kernels: Sequence[Kernel], value: Tensor, chunk: Callable[[Kernel, int, bool], int], clock: Clock
+) -> list[int]:
+    """From how many rows on each kernel serves, by timing: the first one from 0, each other from the fewest tried rows
+    on from which it is never slower than the first one. value: what the suffix reads, (rows, …), of some rows; chunk:
+    samples that run at once, by kernel, rows and whether rows have masks of their own."""
+    serves_from = [0, *[_NEVER] * (len(kernels) - 1)]
+    for rows in reversed(_TRIED_ROWS):
+        many = value.repeat(-(-rows // len(value)), *[1] * (value.dim() - 1))[:rows]
+        sizes = [min(chunk(kernel, rows, False), _TRIED_SAMPLES) for kernel in kernels]
+        first, *others = [
+            _seconds(kernel, many, Draw("balanced", 0, 0, n, n), clock)
+            for kernel, n in zip(kernels, sizes, strict=True)
+        ]
+        for i, other in enumerate(others, 1):
+            if other <= first and serves_from[i] == _larger(rows):
+                serves_from[i] = rows
+    return serves_from
+
+
+def _larger(rows: int) -> int:
+    """The next larger number of rows tried."""
+    return next((r for r in _TRIED_ROWS if r > rows), _NEVER)
+
+
+def _seconds(kernel: Kernel, value: Tensor, draw: Draw, clock: Clock) -> float:
+    """Median time a sample."""
+    times: list[float] = []
+    while len(times) < _TRIES and sum(times) < _PATIENCE_SECONDS:
+        started = clock.now()
+        kernel.run([value], len(value), draw.samples, kernel.drawn(draw, None))
+        times.append(clock.now() - started)
+    return statistics.median(times[1:] or times) / draw.samples

@@ -1,0 +1,138 @@
+"""Chains of linear layers: thinned networks give what masks give."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.clock import ManualClock
+from service.sampling import Sampler, prepare
+from service.sampling.kernels import Kernel, Thinned, fastest_from
+
+X = torch.randn(9, 12, generator=torch.Generator().manual_seed(0))
+
+
+def chain(*activations: nn.Module, bias: bool = True) -> nn.Sequential:
+    torch.manual_seed(2)
+    layers: list[nn.Module] = [nn.Linear(12, 24), nn.Tanh()]
+    for activation, p in zip(activations, (0.5, 0.05, 0.9), strict=False):
+        layers += [nn.Dropout(p), nn.Linear(24, 24, bias=bias), activation]
+    return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(24, 4, bias=bias))
+
+
+class Offset(nn.Module):
+    """A head with an offset and a scale of its own, and a constant inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second, self.drop = nn.Linear(12, 20), nn.Linear(20, 3), nn.Dropout(0.4)
+        self.register_buffer("scale", torch.tensor([1.0, 20.0, 300.0]))
+        self.register_buffer("offset", torch.tensor([-5.0, 0.0, 1000.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.drop(self.first(x).sigmoid() * 2)) * self.scale + self.offset
+
+
+class Branch(nn.Module):
+    """Not a chain: what the site gives is read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.first, self.second, self.drop = nn.Linear(12, 12), nn.Linear(12, 12), nn.Dropout(0.4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.drop(self.first(x))
+        return h + self.second(h)
+
+
+class PerFeature(nn.Module):
+    """A constant for every unit of a layer that is cut down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.first, self.second, self.drop = nn.Linear(12, 12), nn.Linear(12, 3), nn.Dropout(0.4)
+        self.register_buffer("slope", torch.arange(12.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.drop(self.first(self.drop(x)) * self.slope))
+
+
+def thinned_of(sampler: Sampler) -> Kernel | None:
+    return next((kernel for kernel in sampler.kernels if isinstance(kernel, Thinned)), None)
+
+
+@pytest.mark.parametrize("design", ["balanced", "iid"])
+@pytest.mark.parametrize(
+    "net",
+    [chain(), chain(nn.ReLU()), chain(nn.ReLU(), nn.GELU(), nn.LeakyReLU(0.2)), chain(nn.SiLU(), bias=False),
+     chain(nn.Softplus(), nn.ELU()), chain(nn.Hardtanh(), nn.Mish()), Offset()],
+    ids=["one site", "two", "four", "no bias", "never zero", "bounded", "offset"],
+)
+def test_a_thinned_chain_gives_what_one_eager_pass_a_sample_gives(net, design) -> None:
+    sampler = prepare(net, X, task="regression")
+    kernel = thinned_of(sampler)
+    assert kernel is not None
+    fast = sampler.uncertainty(X, 70, seed=3, design=design, include_samples=True, kernel=kernel)
+    slow = sampler.reference(X, 70, seed=3, design=design)
+    scale = float(slow.draws.abs().max())
+    torch.testing.assert_close(fast.draws, slow.draws, atol=2e-6 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("net", [Branch(), PerFeature(), nn.Sequential(nn.Conv1d(1, 2, 3), nn.Dropout(), nn.Flatten(),
+                                 nn.Linear(20, 3))], ids=["branch", "per feature", "three axes"])
+def test_what_is_no_chain_is_folded(net) -> None:
+    x = X.unsqueeze(1) if isinstance(net, nn.Sequential) else X
+    assert thinned_of(prepare(net, x, task="regression")) is None
+
+
+def test_a_chain_too_wide_for_its_thinned_weights_is_folded() -> None:
+    net = nn.Sequential(nn.Linear(12, 700), nn.ReLU(), nn.Dropout(), nn.Linear(700, 700), nn.Dropout(),
+                        nn.Linear(700, 2))
+    assert thinned_of(prepare(net, X, task="regression")) is None
+
+
+def test_a_sample_that_drops_every_unit_gives_the_bias() -> None:
+    net = nn.Sequential(nn.Linear(12, 2), nn.Dropout(0.9), nn.Linear(2, 3))
+    sampler = prepare(net, X, task="regression")
+    draws = sampler.uncertainty(X, 200, include_samples=True, kernel=thinned_of(sampler)).draws
+    at_bias = (draws - net[2].bias).abs().amax(-1) < 1e-6
+    assert 0.5 < at_bias.float().mean() < 1  # 0.9 of the units at a time: 0.81 of the samples
+
+
+def test_a_row_alone_equals_itself_in_company_whichever_kernels_serve() -> None:
+    net = chain(nn.ReLU())
+    sampler = prepare(net, X, task="classification")
+    many = torch.randn(300, 12, generator=torch.Generator().manual_seed(1))
+    sampler.serves_from = [0, 2]
+    company = sampler.uncertainty(many, 50, seed=8)
+    for i in (0, 127, 128, 299):
+        alone = sampler.uncertainty(many[i : i + 1], 50, seed=8)
+        torch.testing.assert_close(alone.mean[0], company.mean[i], atol=1e-6, rtol=0)
+        torch.testing.assert_close(alone.std[0], company.std[i], atol=1e-6, rtol=0)
+
+
+class Timed:
+    """A kernel that takes as long as it is told, by a clock that it moves itself."""
+
+    rows, bytes_per_sample, working_set_bytes = 128, 1, 1
+
+    def __init__(self, name: str, clock, seconds) -> None:
+        self.name, self._clock, self._seconds = name, clock, seconds
+
+    def drawn(self, draw, places):
+        return []
+
+    def run(self, values, rows, samples, drawn):
+        self._clock.advance(self._seconds(rows))
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [
+    (lambda rows: 3.0, 32), (lambda rows: 0.01, 4), (lambda rows: 1e3, 1 << 62),
+    (lambda rows: 0.01 if rows != 64 else 1e3, 128),
+])
+def test_a_kernel_serves_from_the_rows_on_from_which_it_is_never_slower(seconds, expected) -> None:
+    clock = ManualClock()
+    kernels = [Timed("a", clock, lambda rows: 0.1 * rows), Timed("b", clock, seconds)]
+    assert fastest_from(kernels, X, lambda *_: 50, clock) == [0, expected]
