@@ -49,14 +49,14 @@ def predict(sampler: Sampler, inputs: Floats) -> Tensor:
 
 def sample_classes(sampler: Sampler, inputs: Floats) -> SampledClasses:
     """The answers of a classifier over `SAMPLES` dropout samples."""
-    summary = sampler.uncertainty(torch.from_numpy(inputs), samples=SAMPLES, seed=SAMPLING_SEED)
+    summary = sampler.uncertainty(torch.from_numpy(inputs), samples=SAMPLES, seed=SAMPLING_SEED, kernel=sampler.kernels[0])
     return SampledClasses(summary.mean, summary.std, summary.entropy)
 
 
 def sample_values(sampler: Sampler, inputs: Floats) -> Tensor:
     """Each of `SAMPLES` dropout samples of a regression: (rows, samples, outputs), in the target's unit."""
     rows = torch.from_numpy(inputs)
-    draws = sampler.uncertainty(rows, samples=SAMPLES, seed=SAMPLING_SEED, include_samples=True).draws
+    draws = sampler.uncertainty(rows, samples=SAMPLES, seed=SAMPLING_SEED, include_samples=True, kernel=sampler.kernels[0]).draws
     if draws is None:
         raise RuntimeError("the samples were asked for and did not come")
     return draws
