@@ -35,10 +35,10 @@ class Kernel(Protocol):
     working_set_bytes: int
 
     def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
-        """What `run` needs of some samples' masks."""
+        """What `run` needs of some samples' masks. places: (rows,), or None for masks that all rows share."""
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
-        """values: what the prefix gives. Returns the outputs, (samples, rows, …)."""
+        """values: what the prefix gives for the rows; drawn: of `drawn`. Returns the outputs, (samples, rows, …)."""
 
 
 class Folded:
@@ -84,7 +84,7 @@ class Thinned:
         self.bytes_per_sample = chain.bytes_per_sample
 
     def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
-        assert places is None, "thinned networks are shared by all rows"
+        assert places is None
         return self._bank.get(self.name, draw, self._thinned)
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:

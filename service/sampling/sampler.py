@@ -25,7 +25,7 @@ MaskSharing = Literal["shared", "independent"]
 ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 MAX_SEED = 2**53 - 1
-_PREFIX_BYTES = 32 << 20
+_PREFIX_BYTES = 32 << 20  # values of the prefix that are held while all samples run
 _MASKS_AT_ONCE_BYTES = 16 << 20  # masks, or what is made of them, of one chunk of samples
 
 
@@ -82,14 +82,14 @@ class Sampler:
               masks: "shared": a sample is one thinned network applied to every row. "independent": every row has
               masks of its own, keyed by its place in the request.
               first_row: place of the first of these rows, where they are a part of a longer request.
-              checkpoint: called between chunks of samples; what it raises ends the work.
+              checkpoint: called after each chunk of samples and rows; what it raises ends the work.
               kernel: one of `kernels`; by default the one found fastest for that many rows.
         Errors: InvalidOption, InvalidInput, UncertaintyUnavailable (no active site), ModelFailed (not finite).
         """
         rows = self._as_rows(inputs)
         samples = self._checked_options(samples, seed, masks, design)
         count = len(next(iter(rows.values())))
-        kernel = kernel or self._kernel_for(count, masks)
+        kernel = self._kernel_for(count, masks, kernel)
         # as many rows share what is made of the masks as their values of the prefix may take of memory
         group = max(kernel.rows, _PREFIX_BYTES // (4 * self._plan.prefix_width))
         parts = []
@@ -152,10 +152,12 @@ class Sampler:
             output, plain = (self._folded.run(values, count, BLOCK, masks) for masks in (alone, off))
         return not torch.equal(output, plain)
 
-    def _kernel_for(self, rows: int, masks: str) -> Kernel:
+    def _kernel_for(self, rows: int, masks: str, wanted: Kernel | None) -> Kernel:
         if masks == "independent":
+            if wanted not in (None, self._folded):
+                raise InvalidOption("kernel: only the folded one runs rows that have masks of their own")
             return self._folded
-        return [k for k, first in zip(self.kernels, self.serves_from, strict=True) if rows >= first][-1]
+        return wanted or [k for k, first in zip(self.kernels, self.serves_from, strict=True) if rows >= first][-1]
 
     def _accumulate(
         self, rows: Inputs, first_row: int | None, samples: int, seed: int, design: Design, keep: bool,
@@ -176,8 +178,8 @@ class Sampler:
                 drawn = shared or kernel.drawn(draw, np.arange(part.start, part.stop) + (first_row or 0))
                 output = kernel.run(read, len(part), draw.samples, drawn)
                 accumulator.add(self._head(output).flatten(2))
-            if checkpoint is not None:
-                checkpoint()
+                if checkpoint is not None:
+                    checkpoint()
         for accumulator in accumulators:
             self._checked(accumulator.moments.mean)  # not finite where any sample is not
         return accumulators

@@ -1,7 +1,7 @@
 """Mean and standard deviation over samples, with their Monte-Carlo standard errors, in one pass.
 
-Samples are shifted by the first one before anything else, so that a spread of 1e-6 around 100 keeps its digits. Ten
-samples are summed in their own precision, blocks in float64.
+Sums are float64 and shifted by the first sample, so that a spread of 1e-6 around 100 keeps its digits and the square
+of a spread of 1e-25 is not 0.
 Definitions: var = mean(x²) - mean² + mean_se², which is unbiased under balanced and independent samples alike.
 """
 
@@ -27,9 +27,10 @@ class Moments:
     def add(self, values: Tensor, counts: list[int]) -> None:
         """Takes the next samples: values (samples, rows, columns), cut into blocks of `counts` samples."""
         if self._shift is None:
-            self._shift = values[0].clone()
-        centred = values - self._shift  # (samples, rows, columns)
-        first, second = block_sums(centred, counts).double(), block_sums(centred.square_(), counts).double()
+            self._shift = values[0].double()
+        centred = values - self._shift  # (samples, rows, columns), float64, as a difference before it is squared
+        first = block_sums(centred, counts)
+        second = block_sums(centred.square_(), counts)
         # squares of the blocks' own sums survive the merging into super-blocks
         self._blocks.add(counts, [first, second, first.square()] if self._balanced else [first, second])
         self.block_count += len(counts)
@@ -51,15 +52,14 @@ class Moments:
         else:
             variance = biased.mul_(n / (n - 1))
         assert self._shift is not None
-        shift = self._shift.double()
         return FinishedMoments(
-            mean=mean.add_(shift),
+            mean=mean.add_(self._shift),
             std=variance.clamp_min_(0).sqrt_(),
             mean_se=None if mean_se2 is None else mean_se2.sqrt(),
             se_df=None if mean_se2 is None else (self.block_count if self._balanced else n) - 1,
             per_block=(counts, first, second),
             balanced=self._balanced,
-            shift=shift,
+            shift=self._shift,
         )
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from service.clock import ManualClock
+from service.errors import InvalidOption
 from service.sampling import Sampler, prepare
 from service.sampling.kernels import Kernel, Thinned, fastest_from
 
@@ -111,6 +112,12 @@ def test_a_row_alone_equals_itself_in_company_whichever_kernels_serve() -> None:
         alone = sampler.uncertainty(many[i : i + 1], 50, seed=8)
         torch.testing.assert_close(alone.mean[0], company.mean[i], atol=1e-6, rtol=0)
         torch.testing.assert_close(alone.std[0], company.std[i], atol=1e-6, rtol=0)
+
+
+def test_independent_masks_cannot_be_asked_of_thinned_networks() -> None:
+    sampler = prepare(chain(), X, task="classification")
+    with pytest.raises(InvalidOption, match="masks of their own"):
+        sampler.uncertainty(X, masks="independent", kernel=thinned_of(sampler))
 
 
 class Timed:

@@ -111,3 +111,17 @@ def test_quantiles_lie_between_order_statistics() -> None:
     values = torch.arange(11.0).view(11, 1, 1)
     answer = uncertainty(values, balanced=False, task="regression")
     assert answer.quantiles([0.0, 0.5, 0.95]).flatten().tolist() == pytest.approx([0.0, 5.0, 9.5])
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("spread", [1e-25, 1e-6, 1e25])
+def test_a_spread_of_any_size_that_float32_can_hold_is_told(spread, balanced) -> None:
+    draws = torch.randn(50, 2, 3, generator=torch.Generator().manual_seed(0)) * spread
+    told = Accumulator("regression", balanced)
+    told.add(draws)
+    exact = draws.double()
+    variance = exact.var(0)
+    if balanced:
+        means = exact.view(5, 10, 2, 3).mean(1)
+        variance = exact.var(0, correction=0) + means.var(0) / 5
+    torch.testing.assert_close(told.moments.std, variance.sqrt(), rtol=1e-9, atol=0)
