@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -73,7 +74,7 @@ def capture(module: nn.Module, rows: Inputs, positional: bool) -> Captured:
     """
     before = state_digest(module)
     foreign = (random.getstate(), np.random.get_state())
-    with torch.random.fork_rng(devices=[]), plain_attention():
+    with torch.random.fork_rng(devices=[]), plain_attention(), _quiet():
         evaluated = _export(module, rows, positional)
         with armed(module):
             program = _export(module, rows, positional)
@@ -85,12 +86,21 @@ def capture(module: nn.Module, rows: Inputs, positional: bool) -> Captured:
     now = (random.getstate(), np.random.get_state())
     if foreign[0] != now[0] or any(not np.array_equal(a, b) for a, b in zip(foreign[1], now[1], strict=True)):
         raise UnservableModel("the forward pass draws from Python's or numpy's generator: capture freezes one draw")
-    mutated = program.run_decompositions({}).graph_signature.buffers_to_mutate
+    with _quiet():
+        mutated = program.run_decompositions({}).graph_signature.buffers_to_mutate
     if mutated or state_digest(module) != before:
         what = ", ".join(mutated.values()) or "weights"
         raise UnservableModel(f"the forward pass changes the model's state ({what})")
     _check_twins(program.graph, evaluated.graph)
     return _rewritten(program, rows)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch.export says of its own use of a class that torch deprecates."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        yield
 
 
 def _two_eval_passes(module: nn.Module, rows: Inputs, positional: bool) -> list[Tensor]:
@@ -104,10 +114,7 @@ def _export(module: nn.Module, rows: Inputs, positional: bool) -> torch.export.E
     kwargs = {} if positional else dict(rows)
     shapes = tuple({0: axis} for _ in args) if positional else {name: {0: axis} for name in kwargs}
     try:
-        with warnings.catch_warnings():
-            # torch.export's own use of a class that torch deprecates
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
-            program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as e:
         reason = str(e).strip().split("\n")[0][:300]
         raise UnservableModel(f"the network cannot be captured by torch.export: {type(e).__name__}: {reason}") from e

@@ -76,3 +76,11 @@ def test_weights_are_the_same_after_a_thousand_uncertainty_requests() -> None:
     assert state_digest(model.sampler._module) == before
     assert {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in files} == files
     assert model.sampler.uncertainty(rows).mean.equal(first)
+
+
+def test_loading_the_bundled_models_says_nothing_that_is_not_errorbars_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "verify"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert done.stdout.count("ok") == 4
