@@ -35,13 +35,13 @@ _Step = Callable[[Tensor], Tensor]
 class Stage:
     """A site, the linear layer that reads it and what follows element by element.
 
-    weight: (out, in); bias: (out,) or None; keeps: a unit's chance to stay; steps: on (samples, out, rows).
+    weight: (out, in); bias: (out, 1); keeps: a unit's chance to stay; steps: on (…, out, rows).
     """
 
     site: str
     keeps: float
     weight: Tensor
-    bias: Tensor | None
+    bias: Tensor
     steps: tuple[_Step, ...]
 
 
@@ -69,8 +69,8 @@ class DenseChain:
     def run(self, value: Tensor, thinned: Sequence[Tensor]) -> Tensor:
         """value: (rows, features), what the first site acts on; to (samples, rows, outputs)."""
         places, *layers = thinned
-        samples = len(layers[0])
-        hidden = value.T.contiguous().index_select(0, places).view(samples, -1, len(value))
+        samples, rows = layers[0].shape[0], value.shape[0]
+        hidden = value.T.contiguous().index_select(0, places).view(samples, -1, rows)
         for stage, weight, bias in zip(self.stages, layers[::2], layers[1::2], strict=True):
             hidden = torch.baddbmm(bias, weight, hidden)
             for step in stage.steps:
@@ -91,13 +91,12 @@ def _thinned(stage: Stage, places: Tensor, present: Tensor, outputs: Tensor | No
     """A stage's weight and bias, cut down to the inputs at `places` and the outputs at `outputs` (None: all)."""
     samples, width = places.shape
     scale = present.to(stage.weight.dtype) / stage.keeps
-    bias = stage.weight.new_zeros(len(stage.weight)) if stage.bias is None else stage.bias
     if outputs is None:
         rows = stage.weight.T.contiguous().index_select(0, places.flatten()).view(samples, width, -1)
-        return [rows.mul_(scale.unsqueeze(2)).transpose(1, 2), bias.view(1, -1, 1)]
+        return [rows.mul_(scale.unsqueeze(2)).transpose(1, 2), stage.bias.unsqueeze(0)]
     wide = stage.weight.index_select(0, outputs.flatten()).view(samples, outputs.shape[1], -1)
     weight = wide.gather(2, places.unsqueeze(1).expand(-1, outputs.shape[1], -1))
-    return [weight.mul_(scale.unsqueeze(1)), bias[outputs].unsqueeze(2)]
+    return [weight.mul_(scale.unsqueeze(1)), stage.bias[outputs]]
 
 
 def dense_chain(root: nn.Module, output: fx.Node, active: Mapping[fx.Node, str]) -> DenseChain | None:
@@ -120,7 +119,8 @@ def dense_chain(root: nn.Module, output: fx.Node, active: Mapping[fx.Node, str])
             return None
         if weight is None or (bias is None and parameters[1:] not in ([], [None])) or site.meta["val"].dim() != 2:
             return None
-        stages.insert(0, Stage(active[site], 1 - site_rate(site), weight, bias, tuple(steps)))
+        column = (weight.new_zeros(len(weight)) if bias is None else bias).unsqueeze(1)
+        stages.insert(0, Stage(active[site], 1 - site_rate(site), weight, column, tuple(steps)))
         node = site_input(site)
     return DenseChain(stages) if stages else None
 

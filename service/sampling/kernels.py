@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -17,10 +18,9 @@ from service.sampling.masks import dropped
 from service.sampling.sites import Site
 from service.statistics import BLOCK
 
-_TRIED_ROWS = (4, 8, 16, 32, 64, 128)
+_TRIED_ROWS = (1, 4, 8, 16, 32, 64, 128)
 _TRIED_SAMPLES = 50
 _TRIES, _PATIENCE_SECONDS = 7, 0.1
-_NEVER = 1 << 62
 
 Places = np.ndarray | None  # of rows in their request, where each has masks of its own
 
@@ -54,7 +54,7 @@ class Folded:
         in which the suffix takes their masks."""
         self._suffix, self._sites, self._bank, self._device = suffix, sites, bank, device
         self.rows = max(1, self.working_set_bytes // (width * 4 * BLOCK))
-        self.bytes_per_sample = sum(4 * int(np.prod(site.mask_shape)) for site in sites)
+        self.bytes_per_sample = sum(4 * prod(site.mask_shape) for site in sites)
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
         output: Tensor = self._suffix.forward(samples, samples * rows, *drawn, *values)
@@ -101,27 +101,22 @@ def _bits(site: Site, draw: Draw, places: Places) -> np.ndarray:
 
 def fastest_from(
     kernels: Sequence[Kernel], value: Tensor, chunk: Callable[[Kernel, int, bool], int], clock: Clock
-) -> list[int]:
-    """From how many rows on each kernel serves, by timing: the first one from 0, each other from the fewest tried rows
-    on from which it is never slower than the first one. value: what the suffix reads, (rows, …), of some rows; chunk:
-    samples that run at once, by kernel, rows and whether rows have masks of their own."""
-    serves_from = [0, *[_NEVER] * (len(kernels) - 1)]
-    for rows in reversed(_TRIED_ROWS):
-        many = value.repeat(-(-rows // len(value)), *[1] * (value.dim() - 1))[:rows]
+) -> list[tuple[int, Kernel]]:
+    """The fastest kernel by timing at a few numbers of rows, ascending, each to serve from there on.
+
+    value: what the suffix reads, (rows, …), of some rows; chunk: samples that run at once, by kernel, rows and whether
+    rows have masks of their own.
+    """
+    found: list[tuple[int, Kernel]] = []
+    for rows in _TRIED_ROWS:
+        many = value.repeat(-(-rows // value.shape[0]), *[1] * (value.dim() - 1))[:rows]
         sizes = [min(chunk(kernel, rows, False), _TRIED_SAMPLES) for kernel in kernels]
-        first, *others = [
+        times = [
             _seconds(kernel, many, Draw("balanced", 0, 0, n, n), clock)
             for kernel, n in zip(kernels, sizes, strict=True)
         ]
-        for i, other in enumerate(others, 1):
-            if other <= first and serves_from[i] == _larger(rows):
-                serves_from[i] = rows
-    return serves_from
-
-
-def _larger(rows: int) -> int:
-    """The next larger number of rows tried."""
-    return next((r for r in _TRIED_ROWS if r > rows), _NEVER)
+        found.append((rows, kernels[times.index(min(times))]))
+    return found
 
 
 def _seconds(kernel: Kernel, value: Tensor, draw: Draw, clock: Clock) -> float:

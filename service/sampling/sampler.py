@@ -51,7 +51,7 @@ class Sampler:
         if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= _MASKS_AT_ONCE_BYTES:
             chained = [by_name[stage.site] for stage in plan.chain.stages]
             self.kernels.append(Thinned(plan.chain, chained, bank))
-        self.serves_from = [0] * len(self.kernels)  # a kernel serves from so many rows on; the last that does is used
+        self.serves_from: list[tuple[int, Kernel]] = [(1, self.kernels[-1])]  # each from so many rows on, ascending
 
     @property
     def samples_something(self) -> bool:
@@ -126,7 +126,7 @@ class Sampler:
         return Uncertainty([accumulator], self.output_shape)
 
     def tune(self, inputs: ExampleInputs) -> None:
-        """Times the kernels on copies of some rows and settles from how many rows on each one serves."""
+        """Times the kernels on copies of some rows and settles which one serves how many rows."""
         if len(self.kernels) > 1:
             with torch.no_grad():
                 (value,) = self._plan.prefix(*self._as_rows(inputs).values())
@@ -157,7 +157,7 @@ class Sampler:
             if wanted not in (None, self._folded):
                 raise InvalidOption("kernel: only the folded one runs rows that have masks of their own")
             return self._folded
-        return wanted or [k for k, first in zip(self.kernels, self.serves_from, strict=True) if rows >= first][-1]
+        return wanted or [kernel for first, kernel in self.serves_from if rows >= first][-1]
 
     def _accumulate(
         self, rows: Inputs, first_row: int | None, samples: int, seed: int, design: Design, keep: bool,
@@ -206,7 +206,7 @@ class Sampler:
 
     def _as_rows(self, inputs: ExampleInputs) -> dict[str, Tensor]:
         rows = named_inputs(inputs, self._inputs)
-        counts = {name: len(value) for name, value in rows.items()}
+        counts = {name: value.shape[0] for name, value in rows.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
             raise InvalidInput(f"every input needs the same number of rows, at least 1, got {counts}")
         return {name: value.to(self._device) for name, value in rows.items()}

@@ -19,69 +19,68 @@ MIN_JACKKNIFE_BLOCKS = 3
 
 class BlockSums:
     """Sums over blocks, as at most 64 super-blocks. Which blocks merge depends on their number alone, so an answer
-    does not depend on how the samples came in. Kept in a few tensors that grow by doubling: many small ones, made
+    does not depend on how the samples came in. Kept in one tensor that grows by doubling: many small ones, made
     between large temporary ones, would split the heap and cost many times their size."""
 
     def __init__(self) -> None:
         self._width = 1  # blocks in a complete super-block
         self._counts: list[int] = []  # samples in each complete super-block
-        self._sums: list[Tensor] = []  # each (capacity, rows, …), filled up to len(self._counts)
-        self._open: tuple[int, list[Tensor]] | None = None
+        self._sums: Tensor | None = None  # (capacity, …), filled up to len(self._counts)
+        self._open: tuple[int, Tensor] | None = None
         self._open_blocks = 0
 
-    def add(self, counts: Sequence[int], sums: Sequence[Tensor]) -> None:
-        """Takes the next blocks. counts: samples in each; sums: tensors (blocks, rows, …), summed over samples."""
+    def add(self, counts: Sequence[int], sums: Tensor) -> None:
+        """Takes the next blocks. counts: samples in each; sums: (blocks, …), summed over samples."""
         room = MAX_SUPER_BLOCKS - len(self._counts) if self._width == 1 else 0
         if room >= len(counts):
             self._append(counts, sums)
             return
-        for i, count in enumerate(counts):
-            self._push(count, [s[i] for s in sums])
+        for count, block in zip(counts, sums, strict=True):
+            self._push(count, block)
 
-    def _append(self, counts: Sequence[int], sums: Sequence[Tensor]) -> None:
+    def _append(self, counts: Sequence[int], sums: Tensor) -> None:
         """Adds complete super-blocks at the end."""
         filled = len(self._counts)
         self._counts.extend(counts)
-        if not self._sums:
-            self._sums = list(sums)
+        if self._sums is None:
+            self._sums = sums
             return
-        if len(self._counts) > len(self._sums[0]):
+        if len(self._counts) > self._sums.shape[0]:
             capacity = min(2 * len(self._counts), MAX_SUPER_BLOCKS + 1)
-            self._sums = [torch.cat([s, s.new_zeros(capacity - len(s), *s.shape[1:])]) for s in self._sums]
-        for kept, new in zip(self._sums, sums, strict=True):
-            kept[filled : len(self._counts)] = new
+            more = self._sums.new_zeros(capacity - self._sums.shape[0], *self._sums.shape[1:])
+            self._sums = torch.cat([self._sums, more])
+        self._sums[filled : len(self._counts)] = sums
 
-    def _push(self, count: int, sums: list[Tensor]) -> None:
+    def _push(self, count: int, block: Tensor) -> None:
         if self._open is not None:
             before, kept = self._open
-            count, sums = before + count, [x + y for x, y in zip(kept, sums, strict=True)]
+            count, block = before + count, kept + block
         self._open_blocks += 1
         if self._open_blocks < self._width:
-            self._open = count, sums
+            self._open = count, block
             return
         self._open, self._open_blocks = None, 0
-        self._append([count], [s.unsqueeze(0) for s in sums])
+        self._append([count], block.unsqueeze(0))
         if len(self._counts) > MAX_SUPER_BLOCKS:
             self._merge_pairs()
 
     def _merge_pairs(self) -> None:
         """65 become 32 of twice the width; the last one stays open."""
-        pairs = MAX_SUPER_BLOCKS // 2
-        self._open = self._counts[-1], [s[MAX_SUPER_BLOCKS].clone() for s in self._sums]
+        assert self._sums is not None
+        self._open = self._counts[-1], self._sums[MAX_SUPER_BLOCKS].clone()
         self._open_blocks = self._width
         self._counts = [a + b for a, b in zip(self._counts[0:-1:2], self._counts[1::2], strict=True)]
-        for s in self._sums:
-            s[:pairs] = s[0:MAX_SUPER_BLOCKS:2] + s[1:MAX_SUPER_BLOCKS:2]
+        self._sums[: MAX_SUPER_BLOCKS // 2] = self._sums[0:MAX_SUPER_BLOCKS:2] + self._sums[1:MAX_SUPER_BLOCKS:2]
         self._width *= 2
 
-    def stacked(self) -> tuple[list[int], list[Tensor]]:
-        """Samples in each super-block, and the sums, each (blocks, rows, …). What is left over joins the last
-        super-block."""
-        counts, sums = list(self._counts), [s[: len(self._counts)] for s in self._sums]
+    def stacked(self) -> tuple[list[int], Tensor]:
+        """Samples in each super-block, and the sums, (blocks, …). What is left over joins the last super-block."""
+        assert self._sums is not None
+        counts, sums = list(self._counts), self._sums[: len(self._counts)]
         if self._open is not None:
             left_count, left = self._open
             counts[-1] += left_count
-            sums = [torch.cat([s[:-1], (s[-1] + rest).unsqueeze(0)]) for s, rest in zip(sums, left, strict=True)]
+            sums = torch.cat([sums[:-1], (sums[-1] + left).unsqueeze(0)])
         return counts, sums
 
 

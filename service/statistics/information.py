@@ -59,10 +59,10 @@ class InformationSums:
     def add(self, probabilities: Tensor, counts: list[int]) -> None:
         """probabilities: (samples, rows, columns)."""
         # float64 after the sum of a row: a sample's entropy carries no cancellation
-        self._blocks.add(counts, [block_sums(self._entropy(probabilities).double(), counts)])
+        self._blocks.add(counts, block_sums(self._entropy(probabilities).double(), counts))
         votes = self._count_votes(probabilities)
         self._votes = votes if self._votes is None else self._votes + votes
-        self._samples += len(probabilities)
+        self._samples += probabilities.shape[0]
 
     def _count_votes(self, probabilities: Tensor) -> Tensor:
         """Votes of the samples: (rows, columns)."""
@@ -73,7 +73,7 @@ class InformationSums:
         return torch.bincount(cell.flatten(), minlength=rows * classes).view(rows, classes)
 
     def finish(self, moments: FinishedMoments) -> Information:
-        counts, (sums,) = self._blocks.stacked()
+        counts, sums = self._blocks.stacked()
         expected = sums.sum(0) / self._samples
         # rounding may leave a mean a hair outside [0, 1], where an entropy is NaN
         total = self._entropy(moments.mean.clamp(0, 1))

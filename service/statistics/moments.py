@@ -32,32 +32,33 @@ class Moments:
         first = block_sums(centred, counts)
         second = block_sums(centred.square_(), counts)
         # squares of the blocks' own sums survive the merging into super-blocks
-        self._blocks.add(counts, [first, second, first.square()] if self._balanced else [first, second])
+        self._blocks.add(counts, torch.stack([first, second, first.square()], 1))
         self.block_count += len(counts)
-        self.samples += len(values)
+        self.samples += values.shape[0]
 
     def finish(self) -> FinishedMoments:
-        counts, (first, second, *squared) = self._blocks.stacked()
-        n = self.samples
-        mean = first.sum(0).div_(n)
-        biased = second.sum(0).div_(n).addcmul_(mean, mean, value=-1)
+        counts, sums = self._blocks.stacked()
+        n, b = self.samples, self.block_count
+        first, second, squared = sums.sum(0).unbind(0)
+        mean = first.div_(n)
+        square = mean.square()
+        variance = second.div_(n).sub_(square)  # biased
         mean_se2 = None
         if not self._balanced:
-            variance = biased.mul_(n / (n - 1))
-            mean_se2 = variance / n
-        elif self.block_count > 1:
-            b = self.block_count
-            mean_se2 = squared[0].sum(0).mul_(b / n**2).addcmul_(mean, mean, value=-1).clamp_min_(0).div_(b - 1)
-            variance = biased.add_(mean_se2)
+            variance.mul_(n / (n - 1))
+            mean_se2 = variance.clamp_min(0).div_(n)
+        elif b > 1:
+            mean_se2 = squared.mul_(b / n**2).sub_(square).clamp_min_(0).div_(b - 1)
+            variance.add_(mean_se2)
         else:
-            variance = biased.mul_(n / (n - 1))
+            variance.mul_(n / (n - 1))
         assert self._shift is not None
         return FinishedMoments(
             mean=mean.add_(self._shift),
             std=variance.clamp_min_(0).sqrt_(),
-            mean_se=None if mean_se2 is None else mean_se2.sqrt(),
-            se_df=None if mean_se2 is None else (self.block_count if self._balanced else n) - 1,
-            per_block=(counts, first, second),
+            mean_se2=mean_se2,
+            se_df=None if mean_se2 is None else (b if self._balanced else n) - 1,
+            per_block=(counts, sums),
             balanced=self._balanced,
             shift=self._shift,
         )
@@ -67,19 +68,24 @@ class FinishedMoments:
     """Moments of all samples: tensors (rows, columns), float64."""
 
     def __init__(
-        self, mean: Tensor, std: Tensor, mean_se: Tensor | None, se_df: int | None,
-        per_block: tuple[list[int], Tensor, Tensor], balanced: bool, shift: Tensor,
+        self, mean: Tensor, std: Tensor, mean_se2: Tensor | None, se_df: int | None,
+        per_block: tuple[list[int], Tensor], balanced: bool, shift: Tensor,
     ) -> None:
-        self.mean, self.std, self.mean_se, self.se_df = mean, std, mean_se, se_df
-        self._per_block, self._balanced, self._shift = per_block, balanced, shift
+        self.mean, self.std, self.se_df = mean, std, se_df
+        self._mean_se2, self._per_block, self._balanced, self._shift = mean_se2, per_block, balanced, shift
+
+    def mean_se(self) -> Tensor | None:
+        """Standard error of the mean; None with fewer than two blocks of balanced samples."""
+        return None if self._mean_se2 is None else self._mean_se2.sqrt()
 
     def std_se(self) -> Tensor | None:
         """Standard error of the standard deviation itself (not of the variance), by delete-one-block jackknife;
         None with fewer than three blocks."""
-        counts, first, second = self._per_block
+        counts, sums = self._per_block
         blocks = len(counts)
         if blocks < MIN_JACKKNIFE_BLOCKS:
             return None
+        first, second, _ = sums.unbind(1)
         size = sizes(counts, first)
         n = left_out(size)
         biased = left_out(second) / n - (left_out(first) / n).square()
@@ -93,7 +99,8 @@ class FinishedMoments:
 
     def means_left_out(self) -> Tensor:
         """Means with one super-block left out at a time: (blocks, rows, columns)."""
-        counts, first, _ = self._per_block
+        counts, sums = self._per_block
+        first = sums[:, 0]
         return left_out(first) / left_out(sizes(counts, first)) + self._shift
 
 

@@ -30,7 +30,7 @@ class Accumulator:
 
     def add(self, values: Tensor) -> None:
         """values: (samples, rows, columns), probabilities or outputs; whole blocks of 10 but for the very last."""
-        samples = len(values)
+        samples = values.shape[0]
         counts = [BLOCK] * (samples // BLOCK)
         if samples % BLOCK:
             counts.append(samples % BLOCK)
@@ -101,7 +101,7 @@ class Uncertainty:
     @cached_property
     def mean_se(self) -> Tensor | None:
         """(rows, *shape); None with fewer than two blocks of balanced samples."""
-        return self._shaped_or_none([part.moments.mean_se for part in self._parts])
+        return self._shaped_or_none([part.moments.mean_se() for part in self._parts])
 
     @cached_property
     def std_se(self) -> Tensor | None:

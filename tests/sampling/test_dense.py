@@ -85,10 +85,10 @@ def test_a_thinned_chain_gives_what_one_eager_pass_a_sample_gives(net, design) -
                                  nn.Linear(20, 3))], ids=["branch", "per feature", "three axes"])
 def test_what_is_no_chain_is_folded(net) -> None:
     x = X.unsqueeze(1) if isinstance(net, nn.Sequential) else X
-    assert thinned_of(prepare(net, x, task="regression")) is None
+    assert [k.name for k in prepare(net, x, task="regression").kernels] == ["folded"]
 
 
-def test_a_chain_too_wide_for_its_thinned_weights_is_folded() -> None:
+def test_a_chain_too_wide_for_its_thinned_weights_is_not_thinned() -> None:
     net = nn.Sequential(nn.Linear(12, 700), nn.ReLU(), nn.Dropout(), nn.Linear(700, 700), nn.Dropout(),
                         nn.Linear(700, 2))
     assert thinned_of(prepare(net, X, task="regression")) is None
@@ -106,7 +106,8 @@ def test_a_row_alone_equals_itself_in_company_whichever_kernels_serve() -> None:
     net = chain(nn.ReLU())
     sampler = prepare(net, X, task="classification")
     many = torch.randn(300, 12, generator=torch.Generator().manual_seed(1))
-    sampler.serves_from = [0, 2]
+    folded, thinned = sampler.kernels
+    sampler.serves_from = [(1, folded), (2, thinned)]
     company = sampler.uncertainty(many, 50, seed=8)
     for i in (0, 127, 128, 299):
         alone = sampler.uncertainty(many[i : i + 1], 50, seed=8)
@@ -136,10 +137,12 @@ class Timed:
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [
-    (lambda rows: 3.0, 32), (lambda rows: 0.01, 4), (lambda rows: 1e3, 1 << 62),
-    (lambda rows: 0.01 if rows != 64 else 1e3, 128),
+    (lambda rows: 3.0, "aaaabbb"), (lambda rows: 0.01, "bbbbbbb"), (lambda rows: 1e3, "aaaaaaa"),
+    (lambda rows: 0.01 if rows != 64 else 1e3, "bbbbbab"),
 ])
-def test_a_kernel_serves_from_the_rows_on_from_which_it_is_never_slower(seconds, expected) -> None:
+def test_the_kernel_that_was_fastest_at_that_many_rows_serves(seconds, expected) -> None:
     clock = ManualClock()
     kernels = [Timed("a", clock, lambda rows: 0.1 * rows), Timed("b", clock, seconds)]
-    assert fastest_from(kernels, X, lambda *_: 50, clock) == [0, expected]
+    served = fastest_from(kernels, X, lambda *_: 50, clock)
+    assert [rows for rows, _ in served] == [1, 4, 8, 16, 32, 64, 128]
+    assert "".join(kernel.name for _, kernel in served) == expected

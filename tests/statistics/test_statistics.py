@@ -66,8 +66,8 @@ def test_the_answer_does_not_depend_on_how_the_samples_came_in(samples: int) -> 
 def test_there_are_at_most_64_super_blocks_and_none_is_lost(blocks: int) -> None:
     sums = BlockSums()
     for i in range(blocks):
-        sums.add([10], [torch.full((1, 2), float(i))])
-    counts, (values,) = sums.stacked()
+        sums.add([10], torch.full((1, 2), float(i)))
+    counts, values = sums.stacked()
     assert len(counts) <= 64
     assert sum(counts) == 10 * blocks
     assert values.sum(0)[0] == blocks * (blocks - 1) / 2
