@@ -212,6 +212,10 @@ def inspect(model: ModelName, models: Models = None, device: Device = None, as_j
     _out.print(card["description"], highlight=False)
     for i in card["inputs"]:
         _out.print(f"input {i['name']}: {i['dtype']}, {i['shape']} a row, range {i['range']}", highlight=False)
+    sampling = card["sampling"]
+    _out.print(f"engine {sampling['engine']} on {sampling['device']}, {sampling['dtype']}; by default "
+               f"{sampling['samples']} samples, seed {sampling['seed']}, {sampling['masks']} masks, "
+               f"{sampling['design']} design", highlight=False)
     table = Table("site", "kind", "p", "samples", "mask", "note", box=None)
     for s in card["sites"]:
         samples = "yes" if s["active"] else "no"

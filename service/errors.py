@@ -14,6 +14,7 @@
     │   ├── Overloaded, NotReady, Draining, DeadlineExceeded
     ├── ModelFailed                  the model raised, or gave a number that is not finite
     ├── UnservableModel              `prepare` or a repository refuses a model, with site and reason
+    │   └── Uncapturable             its graph cannot be had; it may still run eagerly
     ├── InvalidManifest              a model folder is wrong; names the key
     ├── InvalidSettings              a setting is unknown or out of range
     └── ConnectionFailed             the client could not reach a server
@@ -113,6 +114,10 @@ class ModelFailed(ErrorbarError):
 
 class UnservableModel(ErrorbarError):
     code = "unservable_model"
+
+
+class Uncapturable(UnservableModel):
+    """The network cannot be made a graph, which says nothing against it: it may run as it is."""
 
 
 class InvalidManifest(ErrorbarError):

@@ -50,7 +50,7 @@ class Server:
             model = self.repository.load(name, version)
             self.engine.warm(model)
             self.metrics(events.ModelLoaded(
-                name, version, model.digest, model.device, "captured", model.sampler.memory_bytes))
+                name, version, model.digest, model.device, model.engine, model.sampler.memory_bytes))
             for warning in model.warnings:
                 log.warning("%s/%s: %s", name, version, warning)
 

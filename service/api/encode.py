@@ -113,7 +113,7 @@ def card_body(model: ReadyModel) -> dict[str, Any]:
         ],
         "sampling": {
             "samples": s.samples, "seed": s.seed, "masks": s.masks, "design": s.design, "dtype": m.dtype,
-            "locked": s.locked, "engine": "captured", "device": model.device, "deterministic_flop_share": None,
+            "locked": s.locked, "engine": model.engine, "device": model.device, "deterministic_flop_share": None,
             "closed_form": False,
         },
         "calibration": None,

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -38,6 +39,11 @@ class ReadyModel:
     def name(self) -> str:
         return self.manifest.name
 
+    @property
+    def engine(self) -> Literal["captured", "eager"]:
+        """"eager": the network could not be captured and runs one row and one sample at a time."""
+        return "eager" if self.sampler.eager_reason else "captured"
+
 
 def load_model(folder: Path, device: str = "cpu") -> ReadyModel:
     """Loads `<name>/<version>`. InvalidManifest or UnservableModel, naming the folder and the reason."""
@@ -57,7 +63,9 @@ def load_model(folder: Path, device: str = "cpu") -> ReadyModel:
         raise UnservableModel(f"{folder}: {e.detail}") from e
     warnings = tuple(
         f"site {s.name}: {s.note}" for s in sampler.sites if s.note == INERT
-    ) + (() if sampler.samples_something else ("no dropout: only predict is available",))
+    ) + (() if sampler.samples_something else ("no dropout: only predict is available",)) + (
+        (f"runs slowly, one row and one sample at a time: {sampler.eager_reason}",) if sampler.eager_reason else ()
+    )
     return ReadyModel(manifest, folder.name, folder_digest(folder), sampler, device, warnings)
 
 

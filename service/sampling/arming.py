@@ -1,42 +1,75 @@
 """A private copy of a module, with dropout on where that is safe.
 
-*Armed*: eval mode, then `training = True` on every module but those with running statistics, whose batch statistics
-would make a row's answer depend on its neighbours, and which would overwrite what they learned.
+*Armed*: eval mode, then `training = True` on every module but those that rest. A module with running statistics rests:
+in training mode it would use those of the batch, which makes a row's answer depend on its neighbours, and overwrite
+what it learned. One that draws random numbers itself does not rest, or its dropout would be silently off.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from service.errors import UnservableModel
 
 Inputs = Mapping[str, Tensor]
+_RESTING = "_errorbar_resting"
 
 
 def private_copy(module: nn.Module) -> nn.Module:
-    """A copy in eval mode that shares nothing with the caller's module, which is left as it was found."""
+    """A copy in eval mode, float32, that shares nothing with the caller's module, which is left as it was found.
+    Wrappers for many devices or for compilation are taken off."""
+    while isinstance(module, nn.DataParallel) or hasattr(module, "_orig_mod"):
+        module = module.module if isinstance(module, nn.DataParallel) else cast(nn.Module, module._orig_mod)
     try:
-        return copy.deepcopy(module).eval().requires_grad_(False)
+        return copy.deepcopy(module).float().eval().requires_grad_(False)
     except Exception as e:
         raise UnservableModel(f"the module cannot be copied ({type(e).__name__}: {e})") from e
 
 
+def with_running_statistics(module: nn.Module) -> list[str]:
+    """Paths of the modules that keep running statistics."""
+    return [
+        path for path, part in module.named_modules()
+        if any(name.startswith("running_") for name, _ in part.named_buffers(recurse=False))
+    ]
+
+
+def rest(module: nn.Module, paths: Collection[str]) -> None:
+    """Settles which parts of a private copy stay in eval mode when it is armed."""
+    object.__setattr__(module, _RESTING, frozenset(paths))
+
+
 @contextmanager
-def armed(module: nn.Module) -> Iterator[nn.Module]:
-    """The module with dropout on and running statistics off; in eval mode again afterwards."""
+def armed(module: nn.Module, off: Collection[str] = ()) -> Iterator[nn.Module]:
+    """The module with dropout on and running statistics off; in eval mode again afterwards. off: paths of further
+    modules that stay in eval mode."""
     module.eval()
-    for part in module.modules():
-        part.training = not any(name.startswith("running_") for name, _ in part.named_buffers(recurse=False))
+    resting = getattr(module, _RESTING, ())
+    for path, part in module.named_modules():
+        part.training = path not in resting and path not in off
     try:
         yield module
     finally:
         module.eval()
+
+
+@contextmanager
+def no_foreign_randomness() -> Iterator[None]:
+    """UnservableModel where what runs inside draws from Python's or numpy's generator: no mask can stand for that."""
+    before = random.getstate(), np.random.get_state()
+    yield
+    now = random.getstate(), np.random.get_state()
+    if before[0] != now[0] or any(not np.array_equal(a, b) for a, b in zip(before[1], now[1], strict=True)):
+        raise UnservableModel("the forward pass draws from Python's or numpy's generator, which cannot be sampled")
 
 
 @contextmanager
@@ -50,8 +83,8 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def call(module: Callable[..., Tensor], rows: Inputs, positional: bool) -> Tensor:
-    """The module's output for rows by name. It gets a copy: its first layer may work in place."""
+def call(module: Callable[..., Any], rows: Inputs, positional: bool) -> Any:
+    """What the module gives for rows by name. It gets a copy: its first layer may work in place."""
     copies = {name: value.clone() for name, value in rows.items()}
     return module(*copies.values()) if positional else module(**copies)
 

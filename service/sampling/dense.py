@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from service.sampling.capture import site_input, site_kind, site_rate
+from service.sampling.marks import drop, mark_of, site_input
 
 _aten = torch.ops.aten
 _UNARY = {
@@ -107,7 +107,7 @@ def dense_chain(root: nn.Module, output: fx.Node, active: Mapping[fx.Node, str])
     while len(stages) < len(active):
         steps: list[_Step] = []
         while node.target != _aten.linear.default:
-            if site_kind(node) is None or node in active:
+            if node.target is not drop or node in active:
                 step = _elementwise(root, node, per_feature=not stages)
                 if step is None:
                     return None
@@ -115,12 +115,13 @@ def dense_chain(root: nn.Module, output: fx.Node, active: Mapping[fx.Node, str])
             node = cast(fx.Node, node.args[0])
         site, *parameters = node.args
         weight, bias = (_constant(root, p) for p in (*parameters, None)[:2])
-        if not isinstance(site, fx.Node) or site not in active or site_kind(site) != "dropout":
+        mark = mark_of(site) if isinstance(site, fx.Node) else None
+        if not isinstance(site, fx.Node) or site not in active or mark is None or mark.kind != "dropout":
             return None
         if weight is None or (bias is None and parameters[1:] not in ([], [None])) or site.meta["val"].dim() != 2:
             return None
         column = (weight.new_zeros(len(weight)) if bias is None else bias).unsqueeze(1)
-        stages.insert(0, Stage(active[site], 1 - site_rate(site), weight, column, tuple(steps)))
+        stages.insert(0, Stage(active[site], 1 - mark.p, weight, column, tuple(steps)))
         node = site_input(site)
     return DenseChain(stages) if stages else None
 

@@ -68,7 +68,7 @@ class Folded:
 
     def _made(self, site: Site, draw: Draw, places: Places) -> Tensor:
         keep = torch.from_numpy(~_bits(site, draw, places)).to(self._device)
-        return keep.to(torch.float32) * (1 / (1 - site.p))
+        return keep.to(torch.float32) * site.scale
 
 
 class Thinned:

@@ -10,16 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from service.errors import UnservableModel
-from service.sampling.capture import Captured, site_input, site_kind, site_rate
+from service.errors import Uncapturable, UnservableModel
+from service.sampling.capture import Captured
 from service.sampling.dense import DenseChain, dense_chain
+from service.sampling.layouts import Layout, Layouts
+from service.sampling.marks import SATURATION, Mark, drop, mark_of, site_input
 from service.sampling.masks import MAX_OUTER
 from service.sampling.sites import Site, selected
+
+if TYPE_CHECKING:
+    from service.sampling.eager import EagerNetwork
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,9 @@ class Plan:
     prefix: inputs to the list of values that the suffix reads.
     suffix: (samples, rows, masks, prefix values) to outputs (samples·rows, …).
     chain: the suffix as a chain of linear layers; None where it is anything else.
+    marks, layouts: of every site, in the order of execution.
     masks: names of the active sites in the order in which the suffix takes them.
+    network: what runs instead of the graphs, where there are none, for that reason.
     """
 
     predict: nn.Module
@@ -36,65 +43,69 @@ class Plan:
     suffix: nn.Module
     chain: DenseChain | None
     sites: list[Site]
+    marks: list[Mark]
+    layouts: list[Layout]
     masks: list[str]
-    row_axes: dict[str, int]  # where each site's tensor has its rows
     prefix_width: int  # numbers in all values of the prefix that the suffix reads, for one row
     suffix_width: int  # numbers in the largest value of the suffix, for one row and one sample
     output_shape: tuple[int, ...]
+    network: EagerNetwork | None = None
+    reason: str = ""
 
 
 def make_plan(captured: Captured, patterns: Sequence[str] | None) -> Plan:
-    names = [name for name, _ in captured.sites]
-    chosen = selected(names, patterns)
-    layouts = {node: _Layout.of(name, node, captured.rows) for name, node in captured.sites}
-    active = {node: name for (name, node), on in zip(captured.sites, chosen, strict=True) if on}
+    marks = captured.sites
+    chosen = selected([mark.name for mark in marks.values()], patterns)
+    layouts = Layouts(captured.graph, captured.root, captured.rows, captured.examples)
+    places = {node: _site_layout(node, mark, layouts) for node, mark in marks.items()}
+    active = {node: mark.name for (node, mark), on in zip(marks.items(), chosen, strict=True) if on}
     sites = [
-        Site(name, str(site_kind(node)), site_rate(node), on, layouts[node].mask_shape,
-             "" if on else "left out by the manifest's sites")
-        for (name, node), on in zip(captured.sites, chosen, strict=True)
+        Site(mark.name, mark.kind, mark.p, on, _mask_shape(node, mark, places[node]),
+             "" if on else "left out by the manifest's sites", mark.scale)
+        for (node, mark), on in zip(marks.items(), chosen, strict=True)
     ]
     output = cast(fx.Node, captured.graph.output_node().args[0])
     shape = output.meta["val"].shape
-    if shape[0] != captured.rows or any(not isinstance(n, int) for n in shape[1:]):
+    if not shape or not layouts.is_rows(shape[0]) or any(not isinstance(n, int) for n in shape[1:]):
         raise UnservableModel(f"the output's first axis must be the rows and the others fixed, got {tuple(shape)}")
     tainted = _tainted(captured.graph, set(active))
     if active and output not in tainted:
         raise UnservableModel("no site reaches the output: dropout would never change the answer")
-    builder = _Suffix(captured, tainted, active, layouts)
+    builder = _Suffix(captured, tainted, active, places, layouts)
     suffix, boundary = builder.build(output)
+    predicted = cast(fx.Node, captured.prediction.output_node().args[0])
     return Plan(
-        predict=_predict_module(captured, [output]),
-        prefix=_predict_module(captured, boundary),
+        predict=_without_sites(captured.root, captured.prediction, [predicted]),
+        prefix=_without_sites(captured.root, captured.graph, boundary),
         suffix=suffix,
         chain=dense_chain(captured.root, output, active),
         sites=sites,
+        marks=list(marks.values()),
+        layouts=list(places.values()),
         masks=[active[node] for node in builder.mask_nodes],
-        row_axes={name: layouts[node].row_axis for name, node in captured.sites},
         prefix_width=max(1, sum(_width(n) for n in boundary)),
         suffix_width=max((_width(n) for n in tainted), default=1),
         output_shape=tuple(int(n) for n in shape[1:]),
     )
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the row axis of a site's input is, and the shape of one row's mask, broadcast axes as 1."""
+def _site_layout(node: fx.Node, mark: Mark, layouts: Layouts) -> Layout:
+    found = layouts.of(site_input(node))
+    shape = node.meta["val"].shape
+    if found is None or len(shape) - 1 + (found.per_row > 1) > MAX_OUTER + 1:
+        raise Uncapturable(
+            f"site {mark.name!r} acts on a tensor of shape {tuple(shape)}, whose rows cannot be told apart"
+        )
+    return found
 
-    row_axis: int
-    mask_shape: tuple[int, ...]
 
-    @staticmethod
-    def of(name: str, node: fx.Node, rows: object) -> _Layout:
-        shape = site_input(node).meta["val"].shape
-        axes = [i for i, n in enumerate(shape) if n == rows]
-        others = [n for i, n in enumerate(shape) if i not in axes[:1]]
-        if not axes or any(not isinstance(n, int) for n in others) or len(others) > MAX_OUTER + 1:
-            raise UnservableModel(
-                f"site {name!r} acts on a tensor of shape {tuple(shape)}, whose rows cannot be told apart"
-            )
-        kept = range(2) if site_kind(node) == "feature_dropout" else range(len(shape))
-        mask = tuple(int(n) if i in kept else 1 for i, n in enumerate(shape) if i != axes[0])
-        return _Layout(axes[0], mask)
+def _mask_shape(node: fx.Node, mark: Mark, layout: Layout) -> tuple[int, ...]:
+    """Of one row's mask, in the order of the tensor's axes; 1 where it is broadcast."""
+    shape = [int(n) if isinstance(n, int) else layout.per_row for n in node.meta["val"].shape]
+    shape = [n if varies else 1 for n, varies in zip(shape, mark.varies, strict=True)]
+    if layout.per_row == 1:
+        del shape[layout.axis]
+    return tuple(shape)
 
 
 def _tainted(graph: fx.Graph, sources: set[fx.Node]) -> set[fx.Node]:
@@ -106,21 +117,27 @@ def _tainted(graph: fx.Graph, sources: set[fx.Node]) -> set[fx.Node]:
 
 
 def _width(node: fx.Node) -> int:
+    """Numbers of a value for one row."""
     value = node.meta.get("val")
-    return prod(int(n) for n in value.shape if isinstance(n, int)) if isinstance(value, Tensor) else 1
+    values = value if isinstance(value, tuple | list) else [value]
+    return max((prod(_per_row(n) for n in v.shape) for v in values if isinstance(v, Tensor)), default=1)
 
 
-def _predict_module(captured: Captured, wanted: Sequence[fx.Node]) -> nn.Module:
+def _per_row(size: object) -> int:
+    if isinstance(size, torch.SymInt):
+        free = list(size.node.expr.free_symbols)
+        return int(size.node.expr.subs({s: 1 for s in free}))
+    return int(cast(int, size))
+
+
+def _without_sites(root: nn.Module, graph: fx.Graph, wanted: Sequence[fx.Node]) -> nn.Module:
     """A module from the inputs to the tuple of wanted values, sites as the identity."""
-    graph = fx.Graph()
+    made = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
-    for node in _needed(captured.graph, wanted, keep_inputs=True):
-        if site_kind(node):
-            values[node] = values[site_input(node)]
-        else:
-            values[node] = graph.node_copy(node, lambda n: values[n])
-    graph.output(tuple(values[n] for n in wanted))
-    return fx.GraphModule(captured.root, graph)
+    for node in _needed(graph, wanted, keep_inputs=True):
+        values[node] = values[site_input(node)] if node.target is drop else made.node_copy(node, lambda n: values[n])
+    made.output(tuple(values[n] for n in wanted))
+    return fx.GraphModule(root, made)
 
 
 def _needed(graph: fx.Graph, wanted: Sequence[fx.Node], keep_inputs: bool) -> list[fx.Node]:
@@ -136,16 +153,18 @@ class _Suffix:
     """Builds the graph that runs on samples × rows."""
 
     def __init__(
-        self, captured: Captured, tainted: set[fx.Node], active: dict[fx.Node, str], layouts: dict[fx.Node, _Layout]
+        self, captured: Captured, tainted: set[fx.Node], active: dict[fx.Node, str], places: dict[fx.Node, Layout],
+        layouts: Layouts,
     ) -> None:
-        self._captured, self._tainted, self._active, self._layouts = captured, tainted, active, layouts
+        self._captured, self._tainted, self._active = captured, tainted, active
+        self._places, self._layouts = places, layouts
         self._graph = fx.Graph()
         self._samples = self._graph.placeholder("samples")
         self._folded_rows = self._graph.placeholder("folded_rows")
         self._masks: dict[fx.Node, fx.Node] = {}
         self._boundary: dict[fx.Node, fx.Node] = {}
         self._values: dict[fx.Node, fx.Node] = {}
-        self.mask_nodes = [n for n in captured.graph.nodes if n in active]
+        self.mask_nodes: list[fx.Node] = []
 
     def build(self, output: fx.Node) -> tuple[nn.Module, list[fx.Node]]:
         order = [n for n in _needed(self._captured.graph, [output], keep_inputs=False) if n in self._tainted]
@@ -162,7 +181,7 @@ class _Suffix:
         return fx.GraphModule(self._captured.root, self._graph), boundary
 
     def _step(self, node: fx.Node) -> fx.Node:
-        if site_kind(node):
+        if node.target is drop:
             return self._read(site_input(node))
         return self._graph.node_copy(node, self._read)
 
@@ -172,7 +191,7 @@ class _Suffix:
             return self._values[node]
         if node in self._boundary:
             made = self._expanded(node)
-        elif isinstance(node.meta.get("val"), torch.SymInt) and node.meta["val"] == self._captured.rows:
+        elif self._layouts.is_rows(node.meta.get("val")):
             made = self._folded_rows
         else:  # a parameter, or arithmetic on sizes
             made = self._graph.node_copy(node, self._read)
@@ -180,48 +199,46 @@ class _Suffix:
         return made
 
     def _expanded(self, node: fx.Node) -> fx.Node:
-        axis = _row_axis(node, self._captured.rows)
-        value = self._boundary[node]
-        return value if axis is None else self._graph.call_function(repeat_rows, (value, axis, self._samples))
+        layout, value = self._layouts.of(node), self._boundary[node]
+        return value if layout is None else self._graph.call_function(repeat_rows, (value, layout, self._samples))
 
     def _site(self, node: fx.Node) -> fx.Node:
-        source = site_input(node)
-        axis = self._layouts[node].row_axis
-        if source in self._tainted:
-            return self._graph.call_function(masked, (self._read(source), self._masks[node], axis, self._samples))
-        return self._graph.call_function(masked_broadcast, (self._boundary[source], self._masks[node], axis))
+        source, layout, mark = site_input(node), self._places[node], mark_of(node)
+        assert mark is not None
+        tainted = source in self._tainted
+        value = self._read(source) if tainted else self._boundary[source]
+        if mark.saturates:  # scale·(x where it stays, else the saturation) + shift, with one multiplication by the mask
+            value = self._graph.call_function(torch.sub, (value, SATURATION))
+        if tainted:
+            value = self._graph.call_function(masked, (value, self._masks[node], layout, self._samples))
+        else:
+            value = self._graph.call_function(masked_broadcast, (value, self._masks[node], layout))
+        if mark.saturates:
+            value = self._graph.call_function(torch.add, (value, mark.scale * SATURATION * (1 - mark.p)))
+        return value
 
 
-def _row_axis(node: fx.Node, rows: object) -> int | None:
-    shape = node.meta["val"].shape
-    axes = [i for i, n in enumerate(shape) if not isinstance(n, int)]
-    if not axes:
-        return None
-    if len(axes) > 1 or shape[axes[0]] != rows:
-        raise UnservableModel(f"{node.name} has rows in a way that is not supported yet: shape {tuple(shape)}")
-    return axes[0]
-
-
-def repeat_rows(value: Tensor, axis: int, samples: int) -> Tensor:
+def repeat_rows(value: Tensor, layout: Layout, samples: int) -> Tensor:
     """(…, rows, …) to (…, samples·rows, …), sample-major."""
-    shape = list(value.shape)
-    return value.unsqueeze(axis).expand(*shape[:axis], samples, *shape[axis:]).flatten(axis, axis + 1)
+    split = layout.split(value, -1).unsqueeze(layout.lead)
+    shape = list(split.shape)
+    shape[layout.lead] = samples
+    return layout.joined(split.expand(shape), 2)
 
 
-def masked(value: Tensor, mask: Tensor, axis: int, samples: int) -> Tensor:
+def masked(value: Tensor, mask: Tensor, layout: Layout, samples: int) -> Tensor:
     """value: (…, samples·rows, …); mask: (samples, rows or 1, …) with the other axes in value's order."""
-    shape = value.shape
-    folded = value.reshape(*shape[:axis], samples, -1, *shape[axis + 1 :])
-    return (folded * _placed(mask, axis)).view(shape)
+    return layout.joined(layout.split(value, samples, -1) * _placed(mask, layout), 2)
 
 
-def masked_broadcast(value: Tensor, mask: Tensor, axis: int) -> Tensor:
+def masked_broadcast(value: Tensor, mask: Tensor, layout: Layout) -> Tensor:
     """value: (…, rows, …), the same for every sample; mask: (samples, rows or 1, …)."""
-    return (value.unsqueeze(axis) * _placed(mask, axis)).flatten(axis, axis + 1)
+    return layout.joined(layout.split(value, -1).unsqueeze(layout.lead) * _placed(mask, layout), 2)
 
 
-def _placed(mask: Tensor, axis: int) -> Tensor:
-    return mask if axis == 0 else mask.movedim((0, 1), (axis, axis + 1))
+def _placed(mask: Tensor, layout: Layout) -> Tensor:
+    lead = layout.lead
+    return mask if lead == 0 else mask.movedim((0, 1), (lead, lead + 1))
 
 
 for _function in (repeat_rows, masked, masked_broadcast):

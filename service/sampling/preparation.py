@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.errors import UnservableModel
-from service.sampling.arming import private_copy
-from service.sampling.capture import capture
-from service.sampling.plan import make_plan
+from service.errors import ErrorbarError, Uncapturable, UnservableModel
+from service.sampling.arming import (
+    Inputs,
+    armed,
+    call,
+    no_foreign_randomness,
+    plain_attention,
+    private_copy,
+    state_digest,
+)
+from service.sampling.capture import capture, output_of
+from service.sampling.eager import eager_plan, settle_resting
+from service.sampling.plan import Plan, make_plan
 from service.sampling.probe import admit
-from service.sampling.sampler import ExampleInputs, Sampler
+from service.sampling.sampler import ExampleInputs, Sampler, named_inputs
 from service.statistics import Task
+
+_PROBE_ROWS = 5
 
 
 def prepare(
@@ -33,36 +45,71 @@ def prepare(
     if task not in ("classification", "regression", "multilabel", "generic"):
         raise UnservableModel(f"task: 'classification', 'regression', 'multilabel' or 'generic' expected, got {task!r}")
     positional = not isinstance(example_inputs, Mapping)
-    rows = _probe_rows(example_inputs)
-    own = private_copy(module).to(device)
-    plan = make_plan(capture(own, {k: v.to(device) for k, v in rows.items()}, positional), sites)
-    sampler = Sampler(own, plan, list(rows), positional, task, torch.device(device))
-    if task == "classification" and (len(plan.output_shape) != 1 or plan.output_shape[0] < 2):
-        raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {plan.output_shape}")
-    admit(sampler, rows)
-    sampler.tune(rows)
+    try:
+        rows = {name: value.to(device) for name, value in _probe_rows(example_inputs).items()}
+        own = private_copy(module).to(device)
+        with no_foreign_randomness():
+            settle_resting(own, rows, positional)
+            _check_forward(own, rows, positional)
+        sampler = Sampler(own, _plan(own, rows, positional, sites), rows, positional, task, torch.device(device))
+        shape = sampler.output_shape
+        if task == "classification" and (len(shape) != 1 or shape[0] < 2):
+            raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {shape} for a row")
+        admit(sampler, rows)
+        sampler.tune(rows)
+    except ErrorbarError:
+        raise
+    except Exception as e:
+        reason = str(e).strip().split("\n")[0][:300]
+        raise UnservableModel(f"the network cannot be run on the example rows: {type(e).__name__}: {reason}") from e
     return sampler
 
 
+def _plan(module: nn.Module, rows: Inputs, positional: bool, sites: Sequence[str] | None) -> Plan:
+    try:
+        return make_plan(capture(module, rows, positional), sites)
+    except Uncapturable as e:
+        return eager_plan(module, rows, positional, sites, e.detail)
+
+
+def _check_forward(module: nn.Module, rows: Inputs, positional: bool) -> None:
+    """What is wrong with a network before its graph is looked at."""
+    before = state_digest(module)
+    with torch.no_grad(), plain_attention(), torch.random.fork_rng(devices=[]):
+        output = output_of(call(module, rows, positional))
+        if not bool(output.isfinite().all()):
+            raise UnservableModel("the network gives NaN or infinity on the example rows")
+        with armed(module):
+            call(module, rows, positional)
+    if state_digest(module) != before:
+        raise UnservableModel("the forward pass changes the model's state")
+
+
 def _probe_rows(example_inputs: ExampleInputs) -> dict[str, Tensor]:
-    """At least four rows to try the network on: the example's, then noisy copies of them."""
+    """Rows to try the network on, by input."""
     if isinstance(example_inputs, Mapping):
-        given = dict(example_inputs)
+        names = list(example_inputs)
+    elif isinstance(example_inputs, Tensor | np.ndarray) or len(example_inputs) == 1:
+        names = ["input"]
     else:
-        tensors = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-        given = {f"input_{i}" if len(tensors) > 1 else "input": value for i, value in enumerate(tensors)}
-    if not given or any(not isinstance(v, Tensor) or v.dim() == 0 or len(v) == 0 for v in given.values()):
+        names = [f"input_{i}" for i in range(len(example_inputs))]
+    given = named_inputs(example_inputs, names)
+    if not given or any(value.dim() == 0 or value.shape[0] == 0 for value in given.values()):
         raise UnservableModel("example_inputs: tensors with at least one row each expected")
     generator = torch.Generator().manual_seed(0)
-    return {name: _widened(value.detach().cpu(), generator) for name, value in given.items()}
+    return {name: _probes(value.detach().cpu(), generator) for name, value in given.items()}
 
 
-def _widened(value: Tensor, generator: torch.Generator, rows: int = 4) -> Tensor:
-    value = value[: 4 * rows]
-    if len(value) >= rows:
-        return value.clone()
-    copies = value.repeat(-(-rows // len(value)), *[1] * (value.dim() - 1))[:rows].clone()
-    if copies.is_floating_point():
-        scale = float(value.float().std(correction=0)) or 1.0
-        copies[len(value) :] += scale * torch.randn(copies[len(value) :].shape, generator=generator).to(copies.dtype)
-    return copies
+def _probes(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Five rows: the example's first, and at least two that differ from them, so that a row that looks at its
+    neighbours is found out. Integers are drawn from their row's own, so that they stay what a network can take."""
+    given = value[: _PROBE_ROWS - 2]
+    copies = given.repeat(_PROBE_ROWS, *[1] * (value.dim() - 1))[: _PROBE_ROWS - given.shape[0]].clone()
+    if value.is_floating_point():
+        given, copies = given.float(), copies.float()
+        scale = float(given.std(correction=0)) or 1.0
+        return torch.cat([given, copies + scale * torch.randn(copies.shape, generator=generator)])
+    for i, row in enumerate(copies):
+        chosen = torch.randint(row.numel(), (row.numel(),), generator=generator)
+        copies[i] = row.flatten()[chosen].view(row.shape)
+    return torch.cat([given, copies])

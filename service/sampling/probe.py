@@ -27,7 +27,8 @@ def admit(sampler: Sampler, rows: dict[str, Tensor]) -> None:
         for site in sampler.sites
     ]
     if all(site.note for site in sampler.sites):
-        raise UnservableModel(f"no site can change the output: {', '.join(s.name for s in sampler.sites)}")
+        names = ", ".join(site.name for site in sampler.sites)
+        raise UnservableModel(f"no site can change the output on the example rows: {names}")
 
 
 def _scale(values: Tensor, sampler: Sampler) -> float:

@@ -2,50 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.errors import UnservableModel
 from service.sampling.arming import Inputs, armed, call, plain_attention
+from service.sampling.layouts import Layout
+from service.sampling.marks import Mark
 
-_DROPOUTS: frozenset[Callable[..., Any]] = frozenset({
-    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d,
-    torch.dropout, torch.dropout_, torch.feature_dropout, torch.feature_dropout_,
-})
+_aten = torch.ops.aten
+Noise = Callable[[Sequence[int], float], Tensor]
 
 
-class MaskedDropout(TorchFunctionMode):
-    """Multiplies by the next of the given masks wherever dropout is called. Masks: (1 or rows, …) each, in the order
-    of the calls; None leaves that call out."""
+class GivenNoise(TorchDispatchMode):
+    """Gives every source of noise in torch what `noise(shape, keep)` says, and refuses those it does not know.
 
-    def __init__(self, masks: Sequence[Tensor | None]) -> None:
-        super().__init__()
-        self._masks = list(masks)
-        self.calls = 0
+    All kinds of dropout come down to one drawing of Bernoulli numbers, 1 where a unit stays: what is intercepted here
+    cannot be missed, wherever in a module or in torch's own code dropout is called.
+    """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __init__(self, noise: Noise) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._noise = noise
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in _DROPOUTS:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
-        value = args[0] if args else kwargs["input"]
-        p = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
-        training = kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True))
-        if not training or p == 0:
-            return value
-        mask = self._masks[self.calls] if self.calls < len(self._masks) else None
-        self.calls += 1
-        return value if mask is None else value * mask
+        if func is _aten.bernoulli_.float:
+            keep = args[1] if len(args) > 1 else 0.5  # what is the default is left out
+            return args[0].copy_(self._noise(args[0].shape, keep))
+        if func is _aten.bernoulli.p:
+            return torch.empty_like(args[0]).copy_(self._noise(args[0].shape, args[1]))
+        if func is _aten.native_dropout.default:
+            value, p, train = args
+            if not train:
+                return value.clone(), torch.ones_like(value, dtype=torch.bool)
+            stays = torch.empty_like(value).copy_(self._noise(value.shape, 1 - p))
+            return value * stays / (1 - p), stays.bool()
+        if func in (_aten.rand.default, _aten.rand_like.default):
+            filled = torch.zeros_like(args[0]) if func is _aten.rand_like.default else torch.zeros(args[0], **kwargs)
+            return filled.copy_(self._noise(filled.shape, 0.5))
+        raise UnservableModel(f"the network draws random numbers by {func}, which is not supported")
 
 
-def reference_sample(module: nn.Module, rows: Inputs, positional: bool, masks: Sequence[Tensor | None]) -> Tensor:
-    """One sample's raw outputs (rows, …). masks: one for every site in order, already 0 or 1/(1-p)."""
-    with torch.no_grad(), plain_attention(), armed(module), MaskedDropout(masks) as mode:
-        output = call(module, rows, positional)
-    if mode.calls != len(masks):
-        raise UnservableModel(f"the module called dropout {mode.calls} times where its graph has {len(masks)} sites")
+@contextmanager
+def _traceable() -> Iterator[None]:
+    """With attention and recurrent layers made of operations that can be intercepted."""
+    with plain_attention(), sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        yield
+
+
+def with_noise(module: nn.Module, rows: Inputs, positional: bool, noise: Noise, off: Sequence[str] = ()) -> Any:
+    """The armed module's raw output for one sample. off: paths of modules that stay in eval mode."""
+    with torch.no_grad(), _traceable(), armed(module, off), GivenNoise(noise):
+        return call(module, rows, positional)
+
+
+class SiteNoise:
+    """The noise that gives the module's sites the masks of a draw.
+
+    masks: (samples, rows or 1, *mask_shape) by site name, for the active ones; the others do nothing. off: paths of the
+    modules that must stay in eval mode for that, since no noise silences their site.
+    """
+
+    def __init__(
+        self, marks: Sequence[Mark], layouts: Sequence[Layout], masks: Mapping[str, Tensor], rows: int
+    ) -> None:
+        inactive = [mark for mark in marks if mark.name not in masks]
+        self.off = [mark.owner for mark in inactive if mark.silent is None]
+        clash = [mark.name for mark in marks if mark.name in masks and mark.owner in self.off]
+        if clash:
+            raise UnservableModel(f"site {clash[0]!r} cannot be sampled while another site of the same module is not")
+        self._sites = [
+            (mark, layout, masks.get(mark.name)) for mark, layout in zip(marks, layouts, strict=True)
+            if mark.owner not in self.off
+        ]
+        self._rows = rows
+
+    def of_sample(self, sample: int) -> list[Tensor]:
+        """What each source gives in one sample, in the order in which the module asks."""
+        return [self._site(mark, layout, None if m is None else m[sample]) for mark, layout, m in self._sites]
+
+    def _site(self, mark: Mark, layout: Layout, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            assert mark.silent is not None
+            return torch.tensor(mark.silent)
+        dropped, kept = mark.noise
+        noise = torch.where(mask != 0, kept, dropped)
+        if layout.per_row == 1:
+            return noise.movedim(0, layout.axis)
+        noise = noise.expand(self._rows, *noise.shape[1:]).movedim(0, layout.lead)
+        return noise.flatten(layout.axis, layout.axis + 1)
+
+
+def reference_sample(
+    module: nn.Module, rows: Inputs, positional: bool, noise: Sequence[Tensor], off: Sequence[str]
+) -> Any:
+    """One sample's raw output. noise: what each source in turn gives, in the shape in which the module asks for it or
+    one that broadcasts to it."""
+    given = iter(noise)
+
+    def following(shape: Sequence[int], keep: float) -> Tensor:
+        found = next(given, None)
+        if found is None:
+            raise UnservableModel(f"the module draws noise more often than its graph has sites ({len(noise)})")
+        return found
+
+    output = with_noise(module, rows, positional, following, off)
+    if next(given, None) is not None:
+        raise UnservableModel(f"the module draws noise less often than its graph has sites ({len(noise)})")
     return output

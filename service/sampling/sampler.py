@@ -14,15 +14,17 @@ from service.clock import MonotonicClock
 from service.errors import InvalidInput, InvalidOption, ModelFailed, UncertaintyUnavailable
 from service.sampling.arming import Inputs, call, plain_attention
 from service.sampling.bank import Draw, SeedBank
+from service.sampling.capture import output_of
+from service.sampling.eager import Eager, moves_output
 from service.sampling.kernels import Folded, Kernel, Thinned, fastest_from
 from service.sampling.masks import Design
 from service.sampling.plan import Plan
-from service.sampling.reference import reference_sample
+from service.sampling.reference import SiteNoise, reference_sample
 from service.sampling.sites import Site
 from service.statistics import BLOCK, Accumulator, Task, Uncertainty
 
 MaskSharing = Literal["shared", "independent"]
-ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+ExampleInputs = Tensor | np.ndarray | Sequence[Tensor | np.ndarray] | Mapping[str, Tensor | np.ndarray]
 
 MAX_SEED = 2**53 - 1
 _PREFIX_BYTES = 32 << 20  # values of the prefix that are held while all samples run
@@ -36,22 +38,30 @@ class Sampler:
     """
 
     def __init__(
-        self, module: nn.Module, plan: Plan, inputs: Sequence[str], positional: bool, task: Task, device: torch.device
+        self, module: nn.Module, plan: Plan, examples: Inputs, positional: bool, task: Task, device: torch.device
     ) -> None:
         self._module, self._plan, self._positional = module, plan, positional
-        self._inputs = list(inputs)
+        self._inputs = {name: (value.dtype, tuple(value.shape[1:])) for name, value in examples.items()}
         self._device = device
         self.task: Task = task
         self.sites: list[Site] = plan.sites
         self.output_shape = plan.output_shape
         by_name = {site.name: site for site in plan.sites}
         bank = SeedBank()
-        self._folded = Folded(plan.suffix, plan.suffix_width, [by_name[name] for name in plan.masks], bank, device)
-        self.kernels: list[Kernel] = [self._folded]
+        self._general: Kernel = (
+            Eager(plan.network, plan.sites) if plan.network is not None
+            else Folded(plan.suffix, plan.suffix_width, [by_name[name] for name in plan.masks], bank, device)
+        )
+        self.kernels: list[Kernel] = [self._general]
         if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= _MASKS_AT_ONCE_BYTES:
             chained = [by_name[stage.site] for stage in plan.chain.stages]
             self.kernels.append(Thinned(plan.chain, chained, bank))
         self.serves_from: list[tuple[int, Kernel]] = [(1, self.kernels[-1])]  # each from so many rows on, ascending
+
+    @property
+    def eager_reason(self) -> str:
+        """Why the network could not be captured and runs as it is, slowly; empty where it was captured."""
+        return self._plan.reason
 
     @property
     def samples_something(self) -> bool:
@@ -105,21 +115,19 @@ class Sampler:
         design: Design = "balanced",
     ) -> Uncertainty:
         """The same answer the slow way, one eager pass a sample with the same masks: the oracle of the fast path."""
+        if self._plan.network is not None:
+            return self.uncertainty(inputs, samples, seed, masks, design, include_samples=True)
         rows = self._as_rows(inputs)
         samples = self._checked_options(samples, seed, masks, design)
         count = len(next(iter(rows.values())))
         places = np.arange(count) if masks == "independent" else None
-        by_name = {
-            name: mask for name, mask in zip(
-                self._plan.masks, self._folded.drawn(Draw(design, seed, 0, samples, samples), places), strict=True)
-        }
+        drawn_masks = self._general.drawn(Draw(design, seed, 0, samples, samples), places)
+        by_name = dict(zip(self._plan.masks, drawn_masks, strict=True))
+        noise = SiteNoise(self._plan.marks, self._plan.layouts, by_name, count)
         accumulator = Accumulator(self.task, design == "balanced", keep=True)
         drawn = [
-            self._head(reference_sample(
-                self._module, rows, self._positional,
-                [_in_module_layout(by_name[site.name][t], site, self._plan) if site.name in by_name else None
-                 for site in self.sites],
-            ))
+            self._head(output_of(
+                reference_sample(self._module, rows, self._positional, noise.of_sample(t), noise.off)))
             for t in range(samples)
         ]
         accumulator.add(self._checked(torch.stack(drawn)).reshape(samples, count, -1))
@@ -133,30 +141,34 @@ class Sampler:
                 self.serves_from = fastest_from(self.kernels, value, self._chunk, MonotonicClock())
 
     def predict_reference(self, inputs: ExampleInputs) -> Tensor:
-        """The module itself in eval mode: the oracle of `predict`."""
+        """The module itself in eval mode: the oracle of `predict`. Row by row where it cannot be captured."""
+        if self._plan.network is not None:
+            return self.predict(inputs)
         with torch.no_grad(), plain_attention():
-            return self._head(call(self._module, self._as_rows(inputs), self._positional))
+            return self._head(output_of(call(self._module, self._as_rows(inputs), self._positional)))
 
     def differs_with_only(self, name: str, inputs: ExampleInputs, seed: int) -> bool:
         """Whether any of ten samples in which that site alone is on differs from the prediction."""
         rows = self._as_rows(inputs)
         count = len(next(iter(rows.values())))
+        if self._plan.network is not None:
+            return moves_output(self._plan.network, self._plan.sites, rows, name, seed)
         with torch.no_grad():
             values = self._plan.prefix(*rows.values())
-            drawn = self._folded.drawn(Draw("balanced", seed, 0, BLOCK, BLOCK), None)
+            drawn = self._general.drawn(Draw("balanced", seed, 0, BLOCK, BLOCK), None)
             off = [torch.ones_like(mask) for mask in drawn]
             alone = [
                 mask if site == name else one
                 for site, mask, one in zip(self._plan.masks, drawn, off, strict=True)
             ]
-            output, plain = (self._folded.run(values, count, BLOCK, masks) for masks in (alone, off))
+            output, plain = (self._general.run(values, count, BLOCK, masks) for masks in (alone, off))
         return not torch.equal(output, plain)
 
     def _kernel_for(self, rows: int, masks: str, wanted: Kernel | None) -> Kernel:
         if masks == "independent":
-            if wanted not in (None, self._folded):
+            if wanted not in (None, self._general):
                 raise InvalidOption("kernel: only the folded one runs rows that have masks of their own")
-            return self._folded
+            return self._general
         return wanted or [kernel for first, kernel in self.serves_from if rows >= first][-1]
 
     def _accumulate(
@@ -177,7 +189,7 @@ class Sampler:
             for part, read, accumulator in zip(tiles, values, accumulators, strict=True):
                 drawn = shared or kernel.drawn(draw, np.arange(part.start, part.stop) + (first_row or 0))
                 output = kernel.run(read, len(part), draw.samples, drawn)
-                accumulator.add(self._head(output).flatten(2))
+                accumulator.add(self._head(output).reshape(draw.samples, len(part), -1))
                 if checkpoint is not None:
                     checkpoint()
         for accumulator in accumulators:
@@ -198,6 +210,9 @@ class Sampler:
             raise InvalidOption(f"design: 'balanced' or 'iid' expected, got {design!r}")
         if masks not in ("shared", "independent"):
             raise InvalidOption(f"masks: 'shared' or 'independent' expected, got {masks!r}")
+        for name, number in (("samples", samples), ("seed", seed)):
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise InvalidOption(f"{name}: a whole number expected, got {number!r}")
         if samples < 2:
             raise InvalidOption(f"samples: at least 2 expected, got {samples}")
         if not 0 <= seed <= MAX_SEED:
@@ -205,11 +220,16 @@ class Sampler:
         return -(-samples // BLOCK) * BLOCK if design == "balanced" else samples
 
     def _as_rows(self, inputs: ExampleInputs) -> dict[str, Tensor]:
-        rows = named_inputs(inputs, self._inputs)
+        rows = named_inputs(inputs, list(self._inputs))
+        for name, (dtype, shape) in self._inputs.items():
+            value = rows[name]
+            if tuple(value.shape[1:]) != shape or value.is_floating_point() != dtype.is_floating_point:
+                raise InvalidInput(f"input {name}: {dtype} of shape (rows, {', '.join(map(str, shape))}) expected, got "
+                                   f"{value.dtype} of {tuple(value.shape)}")
         counts = {name: value.shape[0] for name, value in rows.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
             raise InvalidInput(f"every input needs the same number of rows, at least 1, got {counts}")
-        return {name: value.to(self._device) for name, value in rows.items()}
+        return {name: rows[name].to(self._device, dtype) for name, (dtype, _) in self._inputs.items()}
 
     def _head(self, output: Tensor) -> Tensor:
         output = output.float()
@@ -225,19 +245,14 @@ class Sampler:
         return values
 
 
-def _in_module_layout(mask: Tensor, site: Site, plan: Plan) -> Tensor:
-    """A mask (rows or 1, *mask_shape) with the row axis where the module's tensor has it."""
-    return mask.movedim(0, plan.row_axes[site.name])
-
-
 def named_inputs(inputs: ExampleInputs, names: Sequence[str]) -> dict[str, Tensor]:
     """Inputs by name, in the order of `names`. InvalidInput where they do not fit."""
-    if isinstance(inputs, Tensor):
+    if isinstance(inputs, Tensor | np.ndarray):
         inputs = (inputs,)
     if isinstance(inputs, Mapping):
         if set(inputs) != set(names):
             raise InvalidInput(f"inputs {', '.join(names)} expected, got {', '.join(map(str, inputs))}")
-        return {name: inputs[name] for name in names}
+        return {name: torch.as_tensor(inputs[name]) for name in names}
     if len(inputs) != len(names):
         raise InvalidInput(f"{len(names)} inputs expected ({', '.join(names)}), got {len(inputs)}")
-    return dict(zip(names, inputs, strict=True))
+    return {name: torch.as_tensor(value) for name, value in zip(names, inputs, strict=True)}

@@ -13,11 +13,14 @@ from service.errors import UnservableModel, nearest
 class Site:
     """name: path of the dropout module, or of the module that calls `F.dropout`, followed by ".dropout"; a second call
              of the same one is "…#2". Masks are keyed by it.
-    kind:    "dropout" (every unit by itself) or "feature_dropout" (whole channels).
+    kind:    "dropout" (every unit by itself), "feature_dropout" (whole channels), "alpha_dropout",
+             "feature_alpha_dropout" (a dropped unit gets SELU's saturation), "attention" (weights of attention),
+             "recurrent" (between the layers of an LSTM, GRU or RNN), "stochastic_depth" (the network's own noise).
     p:       the chance that a unit is dropped, in (0, 1).
     active:  whether it samples; False where the manifest's `sites` leaves it out.
     mask_shape: of one row's mask; 1 where the mask is broadcast.
     note:    why it does nothing, if so; else empty.
+    scale:   what a unit that stays is multiplied by.
     """
 
     name: str
@@ -26,6 +29,7 @@ class Site:
     active: bool
     mask_shape: tuple[int, ...]
     note: str = ""
+    scale: float = 1.0
 
 
 def selected(names: Sequence[str], patterns: Sequence[str] | None) -> list[bool]:

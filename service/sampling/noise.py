@@ -1,0 +1,128 @@
+"""Stochastic depth and locked dropout: random numbers that the network draws itself and multiplies by.
+
+Drop path, mean-field dropout over time and the like draw Bernoulli (or uniform) numbers, turn them into 0 or a scale,
+and multiply. Such a product becomes a site; the numbers' own operations go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isclose
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from service.errors import Uncapturable, UnservableModel
+from service.sampling.functional import SOURCES, owner, site_name
+from service.sampling.marks import Mark, marked, sites_of
+
+_aten = torch.ops.aten
+_BISECTIONS = 32
+_PRODUCT, _QUOTIENT, _EXPAND = _aten.mul.Tensor, _aten.div.Tensor, _aten.expand_as.default
+
+
+def collapse(graph: fx.Graph) -> None:
+    """Makes every product with noise a site. UnservableModel where noise is used in another way."""
+    taken = [mark.name for mark in sites_of(graph).values()]
+    for source in [n for n in graph.nodes if n.target in SOURCES]:
+        cone = _cone(source)
+        products = [u for n in cone for u in n.users if u not in cone]
+        if len(products) != 1 or products[0].target is not _PRODUCT:
+            path, kind = owner(source)
+            raise Uncapturable(f"{path or 'the network'} ({kind}) draws random numbers by {source.target} and does "
+                                  "not multiply by them: that is no dropout")
+        _make_site(graph, source, cone, products[0], taken)
+
+
+def _cone(source: fx.Node) -> list[fx.Node]:
+    """What is made of the noise and of numbers that no input reaches, in order."""
+    cone = [source]
+    for node in source.graph.nodes:
+        if node.op == "call_function" and node is not source and any(n in cone for n in node.all_input_nodes):
+            others = [n for n in node.all_input_nodes if n not in cone and node.target is not _EXPAND]
+            if all(n.op == "get_attr" or not isinstance(n.meta.get("val"), Tensor) for n in others):
+                cone.append(node)
+    return cone
+
+
+def _make_site(graph: fx.Graph, source: fx.Node, cone: list[fx.Node], product: fx.Node, taken: list[str]) -> None:
+    made = next(n for n in product.all_input_nodes if n in cone)
+    value = next(n for n in cast(tuple[fx.Node, ...], product.args) if n not in cone)
+    dropped, kept, p = _levels(source, cone, made)
+    if kept[1] == 0 or dropped[1] != 0 or not 0 < p < 1:
+        raise Uncapturable(f"{owner(source)[0]}: its noise is {dropped[1]:g} or {kept[1]:g}, not 0 or a scale")
+    scale = kept[1]
+    before, after = _factor(value), _factor(next(iter(product.users))) if len(product.users) == 1 else None
+    gone = [product]
+    if before is not None and len(value.users) == 1 and isclose(scale * before * (1 - p), 1, rel_tol=1e-6):
+        scale, gone = scale * before, [product, value]
+        value = cast(fx.Node, value.args[0])
+    elif after is not None and isclose(scale * after * (1 - p), 1, rel_tol=1e-6):
+        scale, gone = scale * after, [next(iter(product.users)), product]
+    while made.target in (_EXPAND, _aten.expand.default):
+        made = cast(fx.Node, made.args[0])
+    shape, full = made.meta["val"].shape, product.meta["val"].shape
+    padded = [1] * (len(full) - len(shape)) + list(shape)
+    varies = tuple(not isinstance(n, int) or n != 1 for n in padded)
+    silent = 1 / scale if source.target in (_aten.bernoulli_.float, _aten.bernoulli.p) and scale == kept[1] else None
+    mark = Mark(site_name(product, taken), "stochastic_depth", p, scale, varies, (dropped[0], kept[0]), silent,
+                owner(source)[0])
+    if not any(v and not isinstance(n, int) for v, n in zip(varies, full, strict=True)):
+        raise UnservableModel(f"site {mark.name!r} draws one number for all rows: a row would depend on its neighbours")
+    with graph.inserting_before(product):
+        site = marked(graph, value, mark)
+    gone[0].replace_all_uses_with(site)
+    for node in [*gone, *reversed(cone)]:
+        graph.erase_node(node)
+
+
+def _factor(node: fx.Node) -> float | None:
+    """What a node multiplies a value by, or None where it does anything else."""
+    if node.target not in (_PRODUCT, _QUOTIENT) or not isinstance(node.args[1], int | float):
+        return None
+    return float(node.args[1]) if node.target is _PRODUCT else 1 / float(node.args[1])
+
+
+def _levels(
+    source: fx.Node, cone: list[fx.Node], made: fx.Node
+) -> tuple[tuple[float, float], tuple[float, float], float]:
+    """(noise, result) of a dropped and of a kept unit, and the chance to be dropped."""
+    if source.target in (_aten.bernoulli_.float, _aten.bernoulli.p):
+        keep = float(cast(float, source.args[1]))
+        return (0.0, _result(cone, made, 0.0)), (1.0, _result(cone, made, 1.0)), round(1 - keep, 12)
+    low, high = 0.0, 1 - 2**-24  # of torch's uniform numbers
+    first, last = _result(cone, made, low), _result(cone, made, high)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _result(cone, made, middle) == first else (low, middle)
+    below, above = (0.0, first), (1 - 2**-24, last)
+    chance = round(high, 6)  # float32 arithmetic in the network leaves it a little beside the number that was meant
+    return (below, above, chance) if first == 0 else (above, below, 1 - chance)
+
+
+def _result(cone: list[fx.Node], made: fx.Node, noise: float) -> float:
+    """What the cone makes of noise that is the same everywhere."""
+    values: dict[fx.Node, Any] = {cone[0]: torch.full([_size(n) for n in cone[0].meta["val"].shape], noise)}
+
+    def known(node: fx.Node) -> Any:
+        if node in values:
+            return values[node]
+        if node.op == "get_attr":
+            return getattr(node.graph.owning_module, str(node.target))
+        return _size(node.meta["val"])
+
+    for node in cone[1:]:
+        if node.target is _EXPAND:
+            values[node] = values[cast(fx.Node, node.args[0])]
+            continue
+        arguments, named = fx.node.map_arg((node.args, dict(node.kwargs)), known)
+        values[node] = cast(Any, node.target)(*arguments, **cast(Mapping[str, Any], named))
+    result: Tensor = values[made]
+    if not bool((result == result.flatten()[0]).all()):
+        raise Uncapturable(f"{owner(cone[0])[0]}: its noise differs between units by more than chance")
+    return float(result.flatten()[0])
+
+
+def _size(value: Any) -> Any:
+    return value.node.hint if isinstance(value, torch.SymInt) else value
