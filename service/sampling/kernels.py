@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from service.clock import Clock
 from service.sampling.bank import Draw, SeedBank
 from service.sampling.dense import DenseChain
-from service.sampling.masks import dropped
+from service.sampling.masks import dropped, multipliers
 from service.sampling.sites import Site
 from service.statistics import BLOCK
 
@@ -67,8 +67,8 @@ class Folded:
         return self._bank.get(self.name, draw, lambda d: [self._made(s, d, None).unsqueeze(1) for s in self._sites])
 
     def _made(self, site: Site, draw: Draw, places: Places) -> Tensor:
-        keep = torch.from_numpy(~_bits(site, draw, places)).to(self._device)
-        return keep.to(torch.float32) * (1 / (1 - site.p))
+        return multipliers(
+            draw.design, draw.seed, site.name, site.p, site.mask_shape, draw.first, draw.samples, places, self._device)
 
 
 class Thinned:
@@ -92,11 +92,11 @@ class Thinned:
         return self._chain.run(value, drawn)
 
     def _thinned(self, draw: Draw) -> list[Tensor]:
-        return self._chain.thinned([_bits(site, draw, None) for site in self._sites])
+        return self._chain.thinned([_bits(site, draw) for site in self._sites])
 
 
-def _bits(site: Site, draw: Draw, places: Places) -> np.ndarray:
-    return dropped(draw.design, draw.seed, site.name, site.p, site.mask_shape, draw.first, draw.samples, places)
+def _bits(site: Site, draw: Draw) -> np.ndarray:
+    return dropped(draw.design, draw.seed, site.name, site.p, site.mask_shape, draw.first, draw.samples)
 
 
 def fastest_from(
