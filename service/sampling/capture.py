@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from service.errors import UnservableModel
 from service.sampling.arming import Inputs, armed, call, plain_attention, state_digest
+from service.sampling.device import generator_put_back, global_generator
 
 _aten = torch.ops.aten
 _SITE_KINDS: dict[object, str] = {
@@ -74,7 +75,7 @@ def capture(module: nn.Module, rows: Inputs, positional: bool) -> Captured:
     """
     before = state_digest(module)
     foreign = (random.getstate(), np.random.get_state())
-    with torch.random.fork_rng(devices=[]), plain_attention(), _quiet():
+    with generator_put_back(next(iter(rows.values())).device), plain_attention(), _quiet():
         evaluated = _export(module, rows, positional)
         with armed(module):
             program = _export(module, rows, positional)
@@ -128,11 +129,11 @@ def _check_stochastic_twin(
     module: nn.Module, program: torch.export.ExportedProgram, rows: Inputs, positional: bool
 ) -> None:
     """Same torch seed, armed module against captured graph: no site was lost, doubled or changed."""
-    results = []
+    generator, results = global_generator(next(iter(rows.values())).device), []
     for twin in (module, program.module(check_guards=False)):
-        torch.manual_seed(20)
+        generator.manual_seed(20)
         with torch.no_grad():
-            results.append((call(twin, rows, positional), torch.get_rng_state()))
+            results.append((call(twin, rows, positional), generator.get_state()))
     (one, state), (other, other_state) = results
     if not torch.equal(one, other) or not torch.equal(state, other_state):
         raise UnservableModel("with dropout on, the captured graph and the module differ under the same random seed")

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from service.errors import UnservableModel
 from service.sampling.arming import Inputs, armed, call, plain_attention
+from service.sampling.device import exact_float32
 
 _DROPOUTS: frozenset[Callable[..., Any]] = frozenset({
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d,
@@ -44,7 +45,8 @@ class MaskedDropout(TorchFunctionMode):
 
 def reference_sample(module: nn.Module, rows: Inputs, positional: bool, masks: Sequence[Tensor | None]) -> Tensor:
     """One sample's raw outputs (rows, …). masks: one for every site in order, already 0 or 1/(1-p)."""
-    with torch.no_grad(), plain_attention(), armed(module), MaskedDropout(masks) as mode:
+    device = next(iter(rows.values())).device
+    with torch.no_grad(), exact_float32(device), plain_attention(), armed(module), MaskedDropout(masks) as mode:
         output = call(module, rows, positional)
     if mode.calls != len(masks):
         raise UnservableModel(f"the module called dropout {mode.calls} times where its graph has {len(masks)} sites")
