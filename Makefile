@@ -1,6 +1,6 @@
 # `make serve` and `make test` make .venv and install what they need; when nothing changed they start at once.
 # Everything runs as .venv/bin/python -m NAME: it works in any folder, one with a space in its name too.
-.PHONY: serve test lint bench-engine recipes clean
+.PHONY: serve test lint bench-engine bench-gpu bench-masks recipes clean
 .NOTPARALLEL:
 
 modern = $(shell "$(1)" -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)
@@ -18,6 +18,12 @@ lint: .venv/.lint
 
 bench-engine: .venv/.serve
 	.venv/bin/python -W ignore -m benchmarks.engine $(ARGS)
+
+bench-gpu: .venv/.serve
+	.venv/bin/python -W ignore -m benchmarks.gpu $(ARGS)
+
+bench-masks: .venv/.serve
+	.venv/bin/python -W ignore -m benchmarks.masks
 
 recipes: .venv/.recipes
 	set -e; for folder in models/repository/*; do .venv/bin/python -W ignore -m "models.recipes.$${folder##*/}"; done

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from service.errors import Uncapturable, UnservableModel
 from service.sampling.arming import Inputs, armed, call, plain_attention
+from service.sampling.device import generator_put_back, global_generator
 from service.sampling.expansion import expand, silenced
 from service.sampling.functional import RECURRENT, functional
 from service.sampling.marks import Mark, drop, sites_of
@@ -49,7 +50,7 @@ def capture(module: nn.Module, rows: Inputs, positional: bool) -> Captured:
 
     UnservableModel, with the site and the reason, where the graph could compute anything else than the module.
     """
-    with torch.random.fork_rng(devices=[]), plain_attention(), _quiet():
+    with generator_put_back(next(iter(rows.values())).device), plain_attention(), _quiet():
         evaluated = _export(module, rows, positional)
         with armed(module):
             program = _export(module, rows, positional)
@@ -134,11 +135,11 @@ def _check_stochastic_twin(
     module: nn.Module, program: torch.export.ExportedProgram, rows: Inputs, positional: bool
 ) -> None:
     """Same torch seed, armed module against captured graph: no site was lost, doubled or changed."""
-    results = []
+    generator, results = global_generator(next(iter(rows.values())).device), []
     for twin in (module, program.module(check_guards=False)):
-        torch.manual_seed(20)
+        generator.manual_seed(20)
         with torch.no_grad():
-            results.append((_flat(call(twin, rows, positional)), torch.get_rng_state()))
+            results.append((_flat(call(twin, rows, positional)), generator.get_state()))
     (one, state), (other, other_state) = results
     if not torch.equal(state, other_state) or any(
         not torch.equal(a, b) for a, b in zip(one, other, strict=True) if isinstance(a, Tensor)

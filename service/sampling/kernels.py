@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from service.clock import Clock
 from service.sampling.bank import Draw, SeedBank
 from service.sampling.dense import DenseChain
-from service.sampling.masks import dropped
+from service.sampling.device import finish, working_set_bytes
+from service.sampling.masks import dropped, multipliers
 from service.sampling.sites import Site
 from service.statistics import BLOCK
 
@@ -45,14 +46,13 @@ class Folded:
     """Samples × rows as one batch through the suffix, multiplied by masks. Fits every network."""
 
     name = "folded"
-    working_set_bytes = 4 << 20  # about what stays in a core's cache
-
     def __init__(
         self, suffix: nn.Module, width: int, sites: Sequence[Site], bank: SeedBank, device: torch.device
     ) -> None:
         """width: numbers in the suffix' largest value, for one row and one sample. sites: the active ones, in the order
         in which the suffix takes their masks."""
         self._suffix, self._sites, self._bank, self._device = suffix, sites, bank, device
+        self.working_set_bytes = working_set_bytes(device)
         self.rows = max(1, self.working_set_bytes // (width * 4 * BLOCK))
         self.bytes_per_sample = sum(4 * prod(site.mask_shape) for site in sites)
 
@@ -67,8 +67,8 @@ class Folded:
         return self._bank.get(self.name, draw, lambda d: [self._made(s, d, None).unsqueeze(1) for s in self._sites])
 
     def _made(self, site: Site, draw: Draw, places: Places) -> Tensor:
-        keep = torch.from_numpy(~_bits(site, draw, places)).to(self._device)
-        return keep.to(torch.float32) * site.scale
+        return multipliers(draw.design, draw.seed, site.name, site.p, site.mask_shape, draw.first, draw.samples, places,
+                           self._device, site.scale)
 
 
 class Thinned:
@@ -92,11 +92,11 @@ class Thinned:
         return self._chain.run(value, drawn)
 
     def _thinned(self, draw: Draw) -> list[Tensor]:
-        return self._chain.thinned([_bits(site, draw, None) for site in self._sites])
+        return self._chain.thinned([_bits(site, draw) for site in self._sites])
 
 
-def _bits(site: Site, draw: Draw, places: Places) -> np.ndarray:
-    return dropped(draw.design, draw.seed, site.name, site.p, site.mask_shape, draw.first, draw.samples, places)
+def _bits(site: Site, draw: Draw) -> np.ndarray:
+    return dropped(draw.design, draw.seed, site.name, site.p, site.mask_shape, draw.first, draw.samples)
 
 
 def fastest_from(
@@ -125,5 +125,6 @@ def _seconds(kernel: Kernel, value: Tensor, draw: Draw, clock: Clock) -> float:
     while len(times) < _TRIES and sum(times) < _PATIENCE_SECONDS:
         started = clock.now()
         kernel.run([value], len(value), draw.samples, kernel.drawn(draw, None))
+        finish(value.device)
         times.append(clock.now() - started)
     return statistics.median(times[1:] or times) / draw.samples

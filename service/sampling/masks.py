@@ -20,29 +20,28 @@ odd one where hi is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import combinations
-from math import comb
+from itertools import combinations, product
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from service.sampling.philox import Array, Words, words
 from service.statistics import BLOCK
 
 Design = Literal["balanced", "iid"]
-Words = NDArray[np.uint64]
+Places = NDArray[np.int64]
 
 MASK_LAW = 1
 MAX_OUTER = 3  # coordinates outside the innermost that the counter has room for
 
-_WORD = (1 << 64) - 1
-_LOW = np.uint64(0xFFFFFFFF)
-_SHIFT = np.uint64(32)
-_MULTIPLIER = (np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157))
-_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
-_SHORT_RUN = 64  # innermost runs shorter than this are cheaper in one vectorised call than as numpy streams
+_LOW = 0xFFFFFFFF
+_CACHED_WORDS = 1 << 16  # made and used at once, so that all passes over them stay in a core's cache
+_DEVICE_WORDS = 1 << 20  # the same on a device, where every pass is a launch
 
 
 def mask_key(design: Design, seed: int, site: str) -> tuple[int, int]:
@@ -53,14 +52,24 @@ def mask_key(design: Design, seed: int, site: str) -> tuple[int, int]:
 
 def dropped(
     design: Design, seed: int, site: str, p: float, shape: Sequence[int], first: int, samples: int,
-    rows: NDArray[np.int64] | None = None,
+    rows: Places | None = None,
 ) -> NDArray[np.bool_]:
-    """Which units are dropped in samples `first` … `first + samples - 1`.
+    """Which units `multipliers` sets to 0: bool, of the same shape."""
+    return multipliers(design, seed, site, p, shape, first, samples, rows).numpy() == 0
+
+
+def multipliers(
+    design: Design, seed: int, site: str, p: float, shape: Sequence[int], first: int, samples: int,
+    rows: Places | None = None, device: torch.device | None = None, scale: float | None = None,
+) -> Tensor:
+    """What dropout multiplies units by in samples `first` … `first + samples - 1`: 0, or `scale`.
 
     Args:    shape: of one row's mask, innermost last, at most four axes.
              first: a multiple of 10.
              rows: places of the rows in the request, for independent masks; None for masks that all rows share.
-    Returns: bool, (samples, *shape), or (samples, len(rows), *shape).
+             device: where the masks are made and stay; None for the CPU.
+             scale: 1 / (1 - p) where it is None.
+    Returns: float32, (samples, *shape), or (samples, len(rows), *shape).
     Errors:  ValueError for p outside (0, 1), a first that does not start a block, or too many axes.
     """
     if not 0.0 < p < 1.0:
@@ -71,92 +80,82 @@ def dropped(
         raise ValueError(f"a mask has at most {MAX_OUTER + 1} axes, got {len(shape)}")
     key = mask_key(design, seed, site)
     per_word = BLOCK if design == "balanced" else 2
-    blocks = np.arange(first // per_word, -(-(first + samples) // per_word), dtype=np.uint64)
-    outer = _outer_coordinates(tuple(shape[:-1]), rows)  # (streams, 2)
+    blocks = range(first // per_word, -(-(first + samples) // per_word))
+    outer = _outer_coordinates(tuple(shape[:-1]), rows)
     inner = shape[-1] if shape else 1
-    words = _words(key, blocks, outer, inner)  # (blocks, streams, inner)
-    bits = _balanced_bits(words, p) if design == "balanced" else _iid_bits(words, p)  # (blocks, per_word, streams, …)
+    made = torch.empty(len(blocks), per_word, len(outer), inner, device=device)
+    # bits of a float32 by integer operations: no pass over bools, none over products
+    keeps = int(np.float32(1 / (1 - p) if scale is None else scale).view(np.int32))
+    fill: Any = _fill_balanced if design == "balanced" else _fill_iid
+    bits: Any = made.view(torch.int32)
+    where: torch.device | None = made.device
+    size = _DEVICE_WORDS
+    if made.device.type == "cpu":
+        bits, where, size = bits.numpy(), None, _CACHED_WORDS
+    for i, b, s in _pieces(inner, len(blocks), len(outer), size):
+        fill(words(key, i.start, i.stop - i.start, blocks[b], outer[s], where), bits[b, :, s, i], p, keeps)
     lead = () if rows is None else (len(rows),)
-    return bits.reshape(len(blocks) * per_word, *lead, *shape)[:samples]
+    return made.view(len(blocks) * per_word, *lead, *shape)[:samples]
 
 
-def _outer_coordinates(outer: tuple[int, ...], rows: NDArray[np.int64] | None) -> Words:
-    """Counter words 2 and 3 of every stream, in the order of the row-major mask: (streams, 2)."""
+def _pieces(inner: int, blocks: int, runs: int, size: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Cuts (inner, blocks, runs) into pieces of about `size` words."""
+    inner_step = min(inner, size)
+    block_step = min(blocks, max(1, size // inner_step))
+    run_step = max(1, size // (inner_step * block_step))
+    steps = ((inner, inner_step), (blocks, block_step), (runs, run_step))
+    yield from product(*([slice(i, min(i + step, n)) for i in range(0, n, step)] for n, step in steps))
+
+
+def _outer_coordinates(outer: tuple[int, ...], rows: Places | None) -> Words:
+    """Counter words 2 and 3 of every run of innermost coordinates, in the order of the row-major mask: (runs, 2)."""
     if not outer and rows is None:
-        return np.zeros((1, 2), np.uint64)
-    axes = [np.zeros(1, np.uint64) if rows is None else rows.astype(np.uint64) + np.uint64(1)]
-    axes += [np.arange(n, dtype=np.uint64) for n in outer]
+        return np.zeros((1, 2), np.int64)
+    axes = [np.zeros(1, np.int64) if rows is None else rows.astype(np.int64) + 1]
+    axes += [np.arange(n, dtype=np.int64) for n in outer]
     grid = [axis.reshape(-1) for axis in np.meshgrid(*axes, indexing="ij")]
     row, inwards = grid[0], grid[:0:-1]  # c1 is the one next to the innermost
     zero = np.zeros_like(row)
     c1, c2, c3 = [*inwards, zero, zero, zero][:MAX_OUTER]
-    return np.stack([c1 | c2 << _SHIFT, c3 | row << _SHIFT], axis=1)
+    return np.stack([c1 | c2 << 32, c3 | row << 32], axis=1)
 
 
-def _words(key: tuple[int, int], blocks: Words, outer: Words, inner: int) -> Words:
-    """One 64-bit word for each (block, stream, innermost coordinate)."""
-    if inner < _SHORT_RUN and len(blocks) * len(outer) > 8:
-        return _words_vectorised(key, blocks, outer, inner)
-    words = np.empty((len(blocks), len(outer), inner), np.uint64)
-    stream = np.random.Philox(key=key[0] | key[1] << 64)
-    state: Any = stream.state  # set over and over: eight times cheaper than a new generator
-    for i, block in enumerate(blocks.tolist()):
-        for j, (c2, c3) in enumerate(outer.tolist()):
-            # numpy's Philox steps its counter before the first output, so it is started one below
-            before = ((block << 64 | c2 << 128 | c3 << 192) - 1) % (1 << 256)
-            state["state"]["counter"][:] = [before >> shift & _WORD for shift in (0, 64, 128, 192)]
-            stream.state = state
-            words[i, j] = stream.random_raw(inner)
-    return words
+@lru_cache(maxsize=256)
+def _balance(p: float) -> tuple[int, int, int, NDArray[np.int32]]:
+    """In how many of 2³² cases a unit drops once more; the number of patterns where it does not, and where it does; and
+    all of those, one after the other, ascending, as ten bits that say which samples keep the unit."""
+    base, rest = divmod(BLOCK * round(p * 2**32), 2**32)
+    few, many = (
+        sorted(sum(1 << k for k in c) for c in combinations(range(BLOCK), drops)) for drops in (base, base + 1)
+    )
+    return rest, len(few), len(many), ~np.array(few + many, dtype=np.int32)
 
 
-def _words_vectorised(key: tuple[int, int], blocks: Words, outer: Words, inner: int) -> Words:
-    """The same words as numpy's Philox streams give, for many short runs at once."""
-    quads = np.arange(-(-inner // 4), dtype=np.uint64)
-    shape = (len(blocks), len(outer), len(quads))
-    c0: Words = np.broadcast_to(quads, shape)
-    c1: Words = np.broadcast_to(blocks[:, None, None], shape)
-    c2: Words = np.broadcast_to(outer[None, :, 0, None], shape)
-    c3: Words = np.broadcast_to(outer[None, :, 1, None], shape)
-    for i in range(10):
-        k0, k1 = (np.uint64((k + i * w) & _WORD) for k, w in zip(key, _WEYL, strict=True))
-        hi0, lo0 = _multiply(_MULTIPLIER[0], c0)
-        hi1, lo1 = _multiply(_MULTIPLIER[1], c2)
-        c0, c1, c2, c3 = hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0
-    words: Words = np.stack([c0, c1, c2, c3], axis=-1).reshape(len(blocks), len(outer), -1)[..., :inner]
-    return words
+_SHIFTS = np.arange(31, 31 - BLOCK, -1, dtype=np.int32)[:, None, None]  # of bit k to the sign
 
 
-def _multiply(a: np.uint64, b: Words) -> tuple[Words, Words]:
-    """High and low word of the 128-bit product, from 32-bit halves."""
-    a_hi, a_lo = a >> _SHIFT, a & _LOW
-    b_hi, b_lo = b >> _SHIFT, b & _LOW
-    cross = a_hi * b_lo + (a_lo * b_lo >> _SHIFT)
-    middle = a_lo * b_hi + (cross & _LOW)
-    return a_hi * b_hi + (cross >> _SHIFT) + (middle >> _SHIFT), a * b
+def _fill_balanced(drawn: Array, bits: Array, p: float, keeps: int) -> None:
+    """drawn: (blocks, runs, inner); bits: (blocks, 10, runs, inner), gets `keeps` where a unit stays, 0 elsewhere."""
+    rest, few, many, patterns = _balance(p)
+    more = ((drawn >> 32) & _LOW) < rest
+    chosen = drawn & _LOW
+    chosen *= more * (many - few) + few
+    chosen >>= 32
+    chosen += more * few
+    if isinstance(bits, Tensor):
+        bits.copy_(torch.from_numpy(patterns).to(bits.device).take(chosen)[:, None])
+        bits <<= torch.from_numpy(_SHIFTS).to(bits.device)
+    else:
+        np.left_shift(patterns.take(chosen)[:, None], _SHIFTS, out=bits)
+    bits >>= 31
+    bits &= keeps
 
 
-@lru_cache(maxsize=BLOCK + 1)
-def _patterns(ones: int) -> NDArray[np.uint16]:
-    """All ten-bit words with that many ones, ascending."""
-    return np.array(sorted(sum(1 << k for k in c) for c in combinations(range(BLOCK), ones)), dtype=np.uint16)
-
-
-def _balanced_bits(words: Words, p: float) -> NDArray[np.bool_]:
-    """(blocks, streams, inner) words to (blocks, 10, streams, inner) bits."""
-    total = BLOCK * round(p * 2**32)
-    base, rest = total >> 32, np.uint64(total & 0xFFFFFFFF)
-    lo = words & _LOW
-    pattern = _patterns(base)[(lo * np.uint64(comb(BLOCK, base))) >> _SHIFT]
-    if rest:
-        more = _patterns(base + 1)[(lo * np.uint64(comb(BLOCK, base + 1))) >> _SHIFT]
-        pattern = np.where((words >> _SHIFT) < rest, more, pattern)
-    bit = np.uint16(1) << np.arange(BLOCK, dtype=np.uint16)
-    bits: NDArray[np.bool_] = (pattern[:, None] & bit[:, None, None]) != 0
-    return bits
-
-
-def _iid_bits(words: Words, p: float) -> NDArray[np.bool_]:
-    """(pairs, streams, inner) words to (pairs, 2, streams, inner) bits."""
-    threshold = np.uint64(round(p * 2**32))
-    return np.stack([(words & _LOW) < threshold, (words >> _SHIFT) < threshold], axis=1)
+def _fill_iid(drawn: Array, bits: Array, p: float, keeps: int) -> None:
+    """drawn: (pairs, runs, inner); bits: (pairs, 2, runs, inner), gets `keeps` where a unit stays, 0 elsewhere."""
+    highest_dropped = round(p * 2**32) - 1
+    for sample, half in enumerate((drawn & _LOW, (drawn >> 32) & _LOW)):
+        stays = highest_dropped - half  # negative
+        stays >>= 63
+        stays &= keeps
+        bits[:, sample] = stays

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.errors import UnservableModel
 from service.sampling.arming import Inputs, armed, call, plain_attention
+from service.sampling.device import exact_float32
 from service.sampling.layouts import Layout
 from service.sampling.marks import Mark
 
@@ -61,7 +62,8 @@ def _traceable() -> Iterator[None]:
 
 def with_noise(module: nn.Module, rows: Inputs, positional: bool, noise: Noise, off: Sequence[str] = ()) -> Any:
     """The armed module's raw output for one sample. off: paths of modules that stay in eval mode."""
-    with torch.no_grad(), _traceable(), armed(module, off), GivenNoise(noise):
+    device = next(iter(rows.values())).device
+    with torch.no_grad(), exact_float32(device), _traceable(), armed(module, off), GivenNoise(noise):
         return call(module, rows, positional)
 
 

@@ -15,6 +15,7 @@ from service.errors import InvalidInput, InvalidOption, ModelFailed, Uncertainty
 from service.sampling.arming import Inputs, call, plain_attention
 from service.sampling.bank import Draw, SeedBank
 from service.sampling.capture import output_of
+from service.sampling.device import exact_float32
 from service.sampling.eager import Eager, moves_output
 from service.sampling.kernels import Folded, Kernel, Thinned, fastest_from
 from service.sampling.masks import Design
@@ -76,7 +77,7 @@ class Sampler:
     def predict(self, inputs: ExampleInputs) -> Tensor:
         """Every dropout off: probabilities, values or outputs, (rows, …), float32. `ModelFailed` if not finite."""
         rows = self._as_rows(inputs)
-        with torch.no_grad():
+        with torch.no_grad(), exact_float32(self._device):
             (output,) = self._plan.predict(*rows.values())
             return self._checked(self._head(output))
 
@@ -103,7 +104,7 @@ class Sampler:
         # as many rows share what is made of the masks as their values of the prefix may take of memory
         group = max(kernel.rows, _PREFIX_BYTES // (4 * self._plan.prefix_width))
         parts = []
-        with torch.no_grad():
+        with torch.no_grad(), exact_float32(self._device):
             for start in range(0, count, group):
                 some = {name: value[start : start + group] for name, value in rows.items()}
                 first = first_row + start if masks == "independent" else None
@@ -136,7 +137,7 @@ class Sampler:
     def tune(self, inputs: ExampleInputs) -> None:
         """Times the kernels on copies of some rows and settles which one serves how many rows."""
         if len(self.kernels) > 1:
-            with torch.no_grad():
+            with torch.no_grad(), exact_float32(self._device):
                 (value,) = self._plan.prefix(*self._as_rows(inputs).values())
                 self.serves_from = fastest_from(self.kernels, value, self._chunk, MonotonicClock())
 
@@ -144,7 +145,7 @@ class Sampler:
         """The module itself in eval mode: the oracle of `predict`. Row by row where it cannot be captured."""
         if self._plan.network is not None:
             return self.predict(inputs)
-        with torch.no_grad(), plain_attention():
+        with torch.no_grad(), exact_float32(self._device), plain_attention():
             return self._head(output_of(call(self._module, self._as_rows(inputs), self._positional)))
 
     def differs_with_only(self, name: str, inputs: ExampleInputs, seed: int) -> bool:
@@ -153,7 +154,7 @@ class Sampler:
         count = len(next(iter(rows.values())))
         if self._plan.network is not None:
             return moves_output(self._plan.network, self._plan.sites, rows, name, seed)
-        with torch.no_grad():
+        with torch.no_grad(), exact_float32(self._device):
             values = self._plan.prefix(*rows.values())
             drawn = self._general.drawn(Draw("balanced", seed, 0, BLOCK, BLOCK), None)
             off = [torch.ones_like(mask) for mask in drawn]

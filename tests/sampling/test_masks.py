@@ -1,10 +1,15 @@
 """The mask law: what every bit promises."""
 
+import hashlib
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from service.sampling import masks
-from service.sampling.masks import dropped
+from service.sampling import masks, philox
+from service.sampling.masks import dropped, multipliers
 
 BALANCED = "8060d4ed001822061903"
 IID = "040076408c98ccc05481"
@@ -59,15 +64,81 @@ def test_a_row_in_company_has_the_independent_masks_it_has_alone() -> None:
     assert np.array_equal(dropped("balanced", 1, "a", 0.5, (64,), 0, 10, np.array([3]))[:, 0], company[:, 3])
 
 
-def test_the_vectorised_generator_gives_the_words_of_numpys_philox() -> None:
-    blocks = np.arange(3, dtype=np.uint64)
+def law(design: masks.Design, seed: int, site: str, p: float, shape: tuple[int, ...], sample: int, row: int | None,
+        at: tuple[int, ...]) -> bool:
+    """Whether one unit is dropped in one sample: the law, word for word, in Python's own integers."""
+    digest = hashlib.sha256(f"errorbar/masks/1\0{design}\0{seed}\0{site}".encode()).digest()
+    k0, k1 = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
+    innermost, *outside = (*reversed(at), 0, 0, 0, 0)[:4]
+    block = sample // (10 if design == "balanced" else 2)
+    c0, c1, c2 = innermost // 4, block, outside[0] | outside[1] << 32
+    c3 = outside[2] | (0 if row is None else row + 1) << 32
+    for _ in range(10):
+        one, two = 0xD2E7470EE14C6C93 * c0, 0xCA5A826395121157 * c2
+        c0, c1, c2, c3 = two >> 64 ^ c1 ^ k0, two % 2**64, one >> 64 ^ c3 ^ k1, one % 2**64
+        k0, k1 = (k0 + 0x9E3779B97F4A7C15) % 2**64, (k1 + 0xBB67AE8584CAA73B) % 2**64
+    high, low = divmod((c0, c1, c2, c3)[innermost % 4], 2**32)
+    if design == "iid":
+        return (high if sample % 2 else low) < round(p * 2**32)
+    drops, rest = divmod(10 * round(p * 2**32), 2**32)
+    table = [word for word in range(1024) if word.bit_count() == drops + (high < rest)]
+    return bool(table[low * len(table) >> 32] >> sample % 10 & 1)
+
+
+places = st.none() | st.lists(st.integers(0, 2**31), min_size=1, max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["balanced", "iid"]), st.integers(0, 2**53 - 1), st.floats(0.001, 0.999),
+    st.lists(st.integers(1, 7), max_size=3), st.sampled_from([None, 1, 3, 130, 300]), st.integers(0, 5),
+    st.integers(1, 35), places, st.data(),
+)
+def test_every_bit_is_the_laws_whatever_is_drawn_with_it(design, seed, p, shape, inner, block, samples, rows, data):
+    shape = (*shape, *([] if inner is None else [inner]))
+    made = multipliers(design, seed, "a.b", p, shape, 10 * block, samples, None if rows is None else np.array(rows))
+    assert made.shape == (samples, *([] if rows is None else [len(rows)]), *shape)
+    for _ in range(20):
+        at = tuple(data.draw(st.integers(0, n - 1)) for n in made.shape)
+        row, unit = (None, at[1:]) if rows is None else (rows[at[1]], at[2:])
+        drops = law(design, seed, "a.b", p, shape, 10 * block + at[0], row, unit)
+        assert float(made[at]) == (0.0 if drops else np.float32(1 / (1 - p)))
+
+
+@pytest.mark.parametrize("design", ["balanced", "iid"])
+@pytest.mark.parametrize("shape", [(40_000,), (70, 130), (3, 5, 3000), (60_000, 1), (2, 3, 40, 9)])
+def test_pieces_of_any_size_make_the_same_mask(design, shape, monkeypatch) -> None:
+    rows = np.array([0, 7])
+    whole = dropped(design, 5, "site", 0.3, shape, 10, 30, rows)
+    monkeypatch.setattr(masks, "_CACHED_WORDS", 1024)
+    assert np.array_equal(dropped(design, 5, "site", 0.3, shape, 10, 30, rows), whole)
+
+
+@pytest.mark.parametrize("design", ["balanced", "iid"])
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.37, 0.999])
+def test_torch_makes_the_masks_that_numpy_makes(design, p) -> None:
     outer = masks._outer_coordinates((2, 3), np.array([0, 5]))
-    words = masks._words_vectorised((11, 2**63 + 5), blocks, outer, 37)
-    for i, block in enumerate(blocks.tolist()):
-        for j, (c2, c3) in enumerate(outer.tolist()):
-            counter = ((block << 64) | (c2 << 128) | (c3 << 192)) - 1
-            stream = np.random.Philox(key=11 | (2**63 + 5) << 64, counter=counter % (1 << 256))
-            assert np.array_equal(words[i, j], stream.random_raw(37))
+    key, blocks = (11, 2**63 + 5), range(3, 6)
+    in_torch = philox.words(key, 8, 37, blocks, outer, torch.device("cpu"))
+    in_numpy = philox.words(key, 8, 37, blocks, outer)
+    assert np.array_equal(in_torch.numpy(), in_numpy)
+    fill = masks._fill_balanced if design == "balanced" else masks._fill_iid
+    bits = np.zeros((3, 10 if design == "balanced" else 2, len(outer), 37), np.int32)
+    others = torch.ones(bits.shape, dtype=torch.int32)
+    fill(in_numpy, bits, p, 12345)
+    fill(in_torch, others, p, 12345)
+    assert np.array_equal(others.numpy(), bits)
+    assert set(np.unique(bits)) <= {0, 12345}
+
+
+@pytest.mark.parametrize("start", [0, 4, 2**20])
+@pytest.mark.parametrize("blocks", [range(2), range(2**33, 2**33 + 2)])
+def test_the_integer_function_gives_the_words_of_numpys_own_philox(start, blocks) -> None:
+    outer = np.array([[0, 0], [0, 1], [2**40 + 3, 2**62]])
+    key = 11, 2**63 + 5
+    quads = np.arange(start // 4, start // 4 + 9)[None, None]
+    ours = philox.philox(key, quads, np.array(blocks)[:, None, None], outer[None, :, :1], outer[None, :, 1:])
+    assert np.array_equal(ours, philox._numpy_streams(key, start, 36, blocks, outer))
 
 
 def test_the_law_has_not_changed_since_its_version_was_given() -> None:

@@ -1,0 +1,57 @@
+"""What differs between the CPU and a CUDA device, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_CPU_WORKING_SET = 4 << 20  # about what stays in a core's cache
+_CUDA_WORKING_SET = 256 << 20  # enough to keep a device busy; not measured yet
+
+
+def working_set_bytes(device: torch.device) -> int:
+    """Of activations that run together."""
+    return _CUDA_WORKING_SET if device.type == "cuda" else _CPU_WORKING_SET
+
+
+def finish(device: torch.device) -> None:
+    """Waits for what was launched, so that a clock read next tells the time that it took."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def global_generator(device: torch.device) -> torch.Generator:
+    """The generator that a module's own dropout draws from there."""
+    if device.type != "cuda":
+        return torch.default_generator
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.cuda.default_generators[index]
+
+
+@contextmanager
+def generator_put_back(device: torch.device) -> Iterator[None]:
+    """Leaves torch's generators as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Without TF32, which torch allows for convolutions and recurrent layers on CUDA by default and whose ten bits
+    would move an answer by 1e-3. The flags are put back."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    flags: list[Any] = [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]
+    before = [flag.fp32_precision for flag in flags]
+    try:
+        for flag in flags:
+            flag.fp32_precision = "ieee"
+        yield
+    finally:
+        for flag, value in zip(flags, before, strict=True):
+            flag.fp32_precision = value
