@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from service.errors import UnservableModel
+from service.sampling.arming import Inputs
 from service.sampling.capture import Captured, site_input, site_kind, site_rate
+from service.sampling.conditional import Ending, MaskLaw
 from service.sampling.dense import DenseChain, dense_chain
+from service.sampling.linear import last_linear_site, matrix_of
 from service.sampling.masks import MAX_OUTER
 from service.sampling.sites import Site, selected
 
@@ -28,6 +31,7 @@ class Plan:
     prefix: inputs to the list of values that the suffix reads.
     suffix: (samples, rows, masks, prefix values) to outputs (samples·rows, …).
     chain: the suffix as a chain of linear layers; None where it is anything else.
+    ending: the last site with the affine maps that follow it; None where other maps do, or where it was not sought.
     masks: names of the active sites in the order in which the suffix takes them.
     """
 
@@ -35,6 +39,7 @@ class Plan:
     prefix: nn.Module
     suffix: nn.Module
     chain: DenseChain | None
+    ending: Ending | None
     sites: list[Site]
     masks: list[str]
     row_axes: dict[str, int]  # where each site's tensor has its rows
@@ -43,7 +48,9 @@ class Plan:
     output_shape: tuple[int, ...]
 
 
-def make_plan(captured: Captured, patterns: Sequence[str] | None) -> Plan:
+def make_plan(captured: Captured, patterns: Sequence[str] | None, linear_rows: Inputs | None = None) -> Plan:
+    """linear_rows: rows to find the affine maps behind the last site with; None where the answer is not the raw
+    output."""
     names = [name for name, _ in captured.sites]
     chosen = selected(names, patterns)
     layouts = {node: _Layout.of(name, node, captured.rows) for name, node in captured.sites}
@@ -67,6 +74,7 @@ def make_plan(captured: Captured, patterns: Sequence[str] | None) -> Plan:
         prefix=_predict_module(captured, boundary),
         suffix=suffix,
         chain=dense_chain(captured.root, output, active),
+        ending=None if linear_rows is None else _ending(captured, builder.mask_nodes, layouts, sites, linear_rows),
         sites=sites,
         masks=[active[node] for node in builder.mask_nodes],
         row_axes={name: layouts[node].row_axis for name, node in captured.sites},
@@ -103,6 +111,31 @@ def _tainted(graph: fx.Graph, sources: set[fx.Node]) -> set[fx.Node]:
         if node.op == "call_function" and (node in sources or any(n in tainted for n in node.all_input_nodes)):
             tainted.add(node)
     return tainted
+
+
+def _ending(
+    captured: Captured, active: Sequence[fx.Node], layouts: dict[fx.Node, _Layout], sites: Sequence[Site], rows: Inputs
+) -> Ending | None:
+    """active: in the order of execution. sites: of all of `captured.sites`."""
+    output = cast(fx.Node, captured.graph.output_node().args[0])
+    by_node = {node: site for (_, node), site in zip(captured.sites, sites, strict=True)}
+    last = last_linear_site(captured.graph, output, active)
+    law = None if last is None else MaskLaw.of(by_node[last].kind, by_node[last].p)
+    if last is None or law is None:
+        return None
+    matrix = matrix_of(captured, last, output, layouts[last].row_axis, rows)
+    if matrix is None:
+        return None
+    others = {node: by_node[node].name for node in active if node is not last}
+    tainted = _tainted(captured.graph, set(others))
+    builder = _Suffix(captured, tainted, others, layouts)
+    suffix, boundary = builder.build(output, site_input(last))
+    return Ending(
+        by_node[last], law, layouts[last].row_axis, matrix, _predict_module(captured, boundary), suffix,
+        masks=[others[node] for node in builder.mask_nodes],
+        prefix_width=max(1, sum(_width(n) for n in boundary)),
+        suffix_width=max((_width(n) for n in tainted), default=1),
+    )
 
 
 def _width(node: fx.Node) -> int:
@@ -147,18 +180,21 @@ class _Suffix:
         self._values: dict[fx.Node, fx.Node] = {}
         self.mask_nodes = [n for n in captured.graph.nodes if n in active]
 
-    def build(self, output: fx.Node) -> tuple[nn.Module, list[fx.Node]]:
-        order = [n for n in _needed(self._captured.graph, [output], keep_inputs=False) if n in self._tainted]
+    def build(self, *outputs: fx.Node) -> tuple[nn.Module, list[fx.Node]]:
+        """The module, which gives one value or the tuple of them, and the values of the prefix that it reads."""
+        order = [n for n in _needed(self._captured.graph, outputs, keep_inputs=False) if n in self._tainted]
         self.mask_nodes = [n for n in order if n in self._active]
         for i, node in enumerate(self.mask_nodes):
             self._masks[node] = self._graph.placeholder(f"mask_{i}")
         read = [n for node in order for n in node.all_input_nodes if n not in self._tainted]
+        read += [n for n in outputs if n not in self._tainted]
         boundary = [n for n in dict.fromkeys(read) if n.op != "get_attr" and isinstance(n.meta.get("val"), Tensor)]
         for i, node in enumerate(boundary):
             self._boundary[node] = self._graph.placeholder(f"value_{i}")
         for node in order:
             self._values[node] = self._site(node) if node in self._active else self._step(node)
-        self._graph.output(self._values.get(output))
+        given = tuple(self._read(n) for n in outputs)
+        self._graph.output(given if len(given) > 1 else given[0])
         return fx.GraphModule(self._captured.root, self._graph), boundary
 
     def _step(self, node: fx.Node) -> fx.Node:

@@ -35,7 +35,9 @@ def prepare(
     positional = not isinstance(example_inputs, Mapping)
     rows = _probe_rows(example_inputs)
     own = private_copy(module).to(device)
-    plan = make_plan(capture(own, {k: v.to(device) for k, v in rows.items()}, positional), sites)
+    on_device = {k: v.to(device) for k, v in rows.items()}
+    raw = task in ("regression", "generic")  # elsewhere a softmax or sigmoid follows
+    plan = make_plan(capture(own, on_device, positional), sites, on_device if raw else None)
     sampler = Sampler(own, plan, list(rows), positional, task, torch.device(device))
     if task == "classification" and (len(plan.output_shape) != 1 or plan.output_shape[0] < 2):
         raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {plan.output_shape}")
