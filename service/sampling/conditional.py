@@ -84,9 +84,9 @@ class Ending:
         """Of the output over the site's masks, (n, outputs), float64: squares of small numbers stay above 0."""
         away = self._read(value)
         if self.law.centre:
-            away = away - self.law.centre
+            away.sub_(self.law.centre)
         if self._squares is not None:
-            return (away.flatten(1).square() @ self._squares * self.law.variance).sqrt()
+            return (away.mul_(away).flatten(1) @ self._squares).mul_(self.law.variance).sqrt_()
         return (self._weighted(away).square().sum(1) * self.law.variance).sqrt()
 
     def deviation(self, value: Tensor, keep: Tensor) -> Tensor:
@@ -113,7 +113,8 @@ class Ending:
         return self.std(one)[0], (chance @ (away - mean).square()).sqrt()
 
     def _read(self, value: Tensor) -> Tensor:
-        return self._by_unit(value.movedim(self._row_axis, 0)).double()
+        """A copy, (n, units, numbers that share a unit's bit), float64."""
+        return self._by_unit(value.movedim(self._row_axis, 0)).to(torch.float64, copy=True)
 
     def _by_unit(self, value: Tensor) -> Tensor:
         """(n, *shape) to (n, units of the mask, numbers that share a unit's bit)."""

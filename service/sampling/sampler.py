@@ -24,6 +24,7 @@ from service.statistics import BLOCK, Accumulator, ClosedForm, ConditionalAccumu
 
 MaskSharing = Literal["shared", "independent"]
 MethodChoice = Literal["auto", "sampled"]
+METHODS: tuple[MethodChoice, ...] = ("auto", "sampled")
 _Accumulator = Accumulator | ConditionalAccumulator | ClosedForm
 ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
@@ -71,7 +72,7 @@ class Sampler:
 
     def method_for(self, method: MethodChoice, samples_wanted: bool = False) -> Method:
         """How a request is answered. samples_wanted: whether the samples themselves are needed."""
-        if method not in ("auto", "sampled"):
+        if method not in METHODS:
             raise InvalidOption(f"method: 'auto' or 'sampled' expected, got {method!r}")
         if self._plan.ending is None or method == "sampled" or samples_wanted:
             return "sampled"
