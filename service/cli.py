@@ -166,10 +166,11 @@ def uncertainty(
     seed: Annotated[int | None, typer.Option(help="Same rows and seed, same answer.")] = None,
     masks: Annotated[str | None, typer.Option(help="shared or independent.")] = None,
     design: Annotated[str | None, typer.Option(help="balanced or iid.")] = None,
+    method: Annotated[str | None, typer.Option(help="auto (exact where it can be) or sampled.")] = None,
     models: Models = None, device: Device = None, as_json: AsJson = False,
 ) -> None:
     """Monte-Carlo dropout on the rows of a file: mean, standard deviation and what follows."""
-    given = {"samples": samples, "seed": seed, "masks": masks, "design": design}
+    given = {"samples": samples, "seed": seed, "masks": masks, "design": design, "method": method}
     options = {name: value for name, value in given.items() if value is not None}
     _ask(model, file, models, device, "uncertainty", options, as_json)
 

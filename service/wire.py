@@ -27,7 +27,9 @@ class UncertaintyRequest(PredictRequest):
         "shared", description="One thinned network a sample for all rows, or masks of its own for every row."
     )
     design: Literal["balanced", "iid"] = "balanced"
-    method: Literal["auto", "sampled"] = "auto"
+    method: Literal["auto", "sampled"] = Field(
+        "auto", description="auto: no sampling of what can be averaged over exactly; quantiles and samples need it."
+    )
     quantiles: list[float] | None = Field(None, description="Levels in (0, 1) of the samples.")
     include_samples: bool = Field(False, description="Return the samples themselves.")
 
@@ -50,7 +52,7 @@ class PredictResponse(_Wire):
 
 class Sampling(_Wire):
     method: Literal["sampled", "closed_form", "rao_blackwell"]
-    samples: int
+    samples: int = Field(description="That were drawn; 0 for a closed form.")
     seed: int
     masks: str
     design: str

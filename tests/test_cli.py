@@ -55,6 +55,13 @@ def test_a_file_gives_the_answer_that_the_server_gives(run, application, tmp_pat
     assert printed[1]["out_of_range"] == ["petal"]
 
 
+def test_the_method_is_an_option(run, tmp_path) -> None:
+    np.save(tmp_path / "rows.npy", np.ones((2, 4), np.float32))
+    for given, method in (("auto", "closed_form"), ("sampled", "sampled")):
+        _, out, _ = run("uncertainty", "height", "rows.npy", "--method", given, "--json")
+        assert json.loads(out)["sampling"]["method"] == method
+
+
 @pytest.mark.parametrize(("name", "content"), [
     ("rows.csv", "stem,leaf,petal\n12,2,1\n12,2,3\n"),
     ("rows.jsonl", '[1, 12, 2]\n{"petal": 3, "stem": 12, "leaf": 2}\n'),
@@ -85,6 +92,7 @@ def test_a_bad_file_is_said_in_a_sentence(run, tmp_path, name, content, words) -
 @pytest.mark.parametrize("arguments", [
     ("inspect", "flower"), ("predict", "flowers", "nowhere.csv"), ("uncertainty", "plain", "rows.npy"),
     ("uncertainty", "flowers", "rows.npy", "--samples", "1"), ("uncertainty", "flowers", "rows.npy", "--masks", "odd"),
+    ("uncertainty", "flowers", "rows.npy", "--method", "closed_form"),
 ])
 def test_what_cannot_be_done_ends_with_status_2(run, tmp_path, arguments) -> None:
     np.save(tmp_path / "rows.npy", ROWS)

@@ -50,14 +50,16 @@ def predict(sampler: Sampler, inputs: Floats) -> Tensor:
 def sample_classes(sampler: Sampler, inputs: Floats) -> SampledClasses:
     """The answers of a classifier over `SAMPLES` dropout samples."""
     rows, kernel = torch.from_numpy(inputs), sampler.kernels[0]  # one kernel: a card must not depend on timing
-    summary = sampler.uncertainty(rows, samples=SAMPLES, seed=SAMPLING_SEED, kernel=kernel)
+    summary = sampler.uncertainty(rows, samples=SAMPLES, seed=SAMPLING_SEED, kernel=kernel, method="sampled")
     return SampledClasses(summary.mean, summary.std, summary.entropy)
 
 
 def sample_values(sampler: Sampler, inputs: Floats) -> Tensor:
     """Each of `SAMPLES` dropout samples of a regression: (rows, samples, outputs), in the target's unit."""
     rows, kernel = torch.from_numpy(inputs), sampler.kernels[0]
-    draws = sampler.uncertainty(rows, samples=SAMPLES, seed=SAMPLING_SEED, include_samples=True, kernel=kernel).draws
+    draws = sampler.uncertainty(
+        rows, samples=SAMPLES, seed=SAMPLING_SEED, include_samples=True, kernel=kernel, method="sampled"
+    ).draws  # a likelihood is of the samples themselves
     if draws is None:
         raise RuntimeError("the samples were asked for and did not come")
     return draws

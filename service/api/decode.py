@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.errors import Fault, InvalidInput, InvalidOption, MalformedBody, UncertaintyUnavailable, nearest
 from service.repository import Input, Manifest, ReadyModel
-from service.sampling.sampler import MAX_SEED
+from service.sampling.sampler import MAX_SEED, METHODS
 from service.scheduling import Limits, Options
 
 DEFAULT_TIMEOUT_MS = 60_000
@@ -65,8 +65,8 @@ def decode_options(payload: Mapping[str, Any], model: ReadyModel, limits: Limits
         design=_choice("design", payload.get("design", default.design), ("balanced", "iid")),
         quantiles=_levels(payload.get("quantiles")),
         include_samples=_boolean("include_samples", payload.get("include_samples", False)),
+        method=_choice("method", payload.get("method", "auto"), METHODS),
     )
-    _choice("method", payload.get("method", "auto"), ("auto", "sampled"))
     for name in ("samples", "seed", "masks", "design"):
         if default.locked and getattr(options, name) != getattr(default, name):
             _wrong_option(name, f"this model is locked to {getattr(default, name)!r}")

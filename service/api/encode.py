@@ -43,12 +43,12 @@ def uncertainty_body(
     manifest = model.manifest
     sites = model.sampler.sites
     rows = [
-        _uncertain_row(model, answer, i, options, names) for i, names in enumerate(outside)
+        _uncertain_row(model, answer, i, names) for i, names in enumerate(outside)
     ]
     return {
         **_named(model), "request_id": request_id,
         "sampling": {
-            "method": "sampled", "samples": options.effective_samples, "seed": options.seed, "masks": options.masks,
+            "method": answer.method, "samples": answer.samples, "seed": options.seed, "masks": options.masks,
             "design": options.design, "dtype": manifest.dtype,
             "sites_active": sum(s.active for s in sites), "sites_total": len(sites),
         },
@@ -57,7 +57,7 @@ def uncertainty_body(
 
 
 def _uncertain_row(
-    model: ReadyModel, answer: Answer, place: int, options: Options, outside: list[str]
+    model: ReadyModel, answer: Answer, place: int, outside: list[str]
 ) -> dict[str, Any]:
     manifest = model.manifest
     values: dict[str, Any] = {name: None if array is None else array[place] for name, array in answer.arrays.items()}
@@ -77,7 +77,7 @@ def _uncertain_row(
         row |= {"prediction_set": None, "calibrated_probabilities": None}
     row |= {k: _columns_dropped(values[k], manifest.task) for k in kept if k in values}
     return row | {
-        "samples": options.effective_samples, "stopped": "samples", "settled": None, "decision": None,
+        "samples": answer.samples, "stopped": "samples", "settled": None, "decision": None,
         "ood_score": None, "calibration_reason": NOT_CALIBRATED, "out_of_range": outside,
     }
 
@@ -114,7 +114,7 @@ def card_body(model: ReadyModel) -> dict[str, Any]:
         "sampling": {
             "samples": s.samples, "seed": s.seed, "masks": s.masks, "design": s.design, "dtype": m.dtype,
             "locked": s.locked, "engine": model.engine, "device": model.device, "deterministic_flop_share": None,
-            "closed_form": False,
+            "closed_form": model.sampler.closed_form,
         },
         "calibration": None,
         "warnings": model.warnings,

@@ -53,7 +53,9 @@ def armed(module: nn.Module, off: Collection[str] = ()) -> Iterator[nn.Module]:
     """The module with dropout on and running statistics off; in eval mode again afterwards. off: paths of further
     modules that stay in eval mode."""
     module.eval()
-    resting = getattr(module, _RESTING, ())
+    resting = getattr(module, _RESTING, None)
+    if resting is None:
+        resting = with_running_statistics(module)
     for path, part in module.named_modules():
         part.training = path not in resting and path not in off
     try:

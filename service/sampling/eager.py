@@ -115,7 +115,8 @@ def eager_plan(
     widths = [value[0].numel() for value in (*rows.values(), output)]
     return Plan(
         predict=_Function(lambda *inputs: (network.predict(inputs),)), prefix=_Function(lambda *inputs: inputs),
-        suffix=nn.Module(), chain=None, sites=sites, marks=[], layouts=[], masks=[s.name for s in sites if s.active],
+        suffix=nn.Module(), chain=None, ending=None, sites=sites, marks=[], layouts=[],
+        masks=[s.name for s in sites if s.active],
         prefix_width=sum(widths[:-1]), suffix_width=widths[-1], output_shape=tuple(output.shape[1:]),
         network=network, reason=reason,
     )

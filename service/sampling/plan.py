@@ -17,8 +17,10 @@ from torch import Tensor, fx, nn
 
 from service.errors import Uncapturable, UnservableModel
 from service.sampling.capture import Captured
+from service.sampling.conditional import Ending, MaskLaw
 from service.sampling.dense import DenseChain, dense_chain
 from service.sampling.layouts import Layout, Layouts
+from service.sampling.linear import last_linear_site, matrix_of
 from service.sampling.marks import SATURATION, Mark, drop, mark_of, site_input
 from service.sampling.masks import MAX_OUTER
 from service.sampling.sites import Site, selected
@@ -33,6 +35,7 @@ class Plan:
     prefix: inputs to the list of values that the suffix reads.
     suffix: (samples, rows, masks, prefix values) to outputs (samples·rows, …).
     chain: the suffix as a chain of linear layers; None where it is anything else.
+    ending: the last site with the affine maps that follow it; None where other maps do, or where it was not sought.
     marks, layouts: of every site, in the order of execution.
     masks: names of the active sites in the order in which the suffix takes them.
     network: what runs instead of the graphs, where there are none, for that reason.
@@ -42,6 +45,7 @@ class Plan:
     prefix: nn.Module
     suffix: nn.Module
     chain: DenseChain | None
+    ending: Ending | None
     sites: list[Site]
     marks: list[Mark]
     layouts: list[Layout]
@@ -53,7 +57,8 @@ class Plan:
     reason: str = ""
 
 
-def make_plan(captured: Captured, patterns: Sequence[str] | None) -> Plan:
+def make_plan(captured: Captured, patterns: Sequence[str] | None, raw_output: bool = False) -> Plan:
+    """raw_output: whether the answer is the output itself, so that affine maps behind the last site are of use."""
     marks = captured.sites
     chosen = selected([mark.name for mark in marks.values()], patterns)
     layouts = Layouts(captured.graph, captured.root, captured.rows, captured.examples)
@@ -79,6 +84,7 @@ def make_plan(captured: Captured, patterns: Sequence[str] | None) -> Plan:
         prefix=_without_sites(captured.root, captured.graph, boundary),
         suffix=suffix,
         chain=dense_chain(captured.root, output, active),
+        ending=_ending(captured, builder.mask_nodes, places, layouts, sites) if raw_output else None,
         sites=sites,
         marks=list(marks.values()),
         layouts=list(places.values()),
@@ -114,6 +120,34 @@ def _tainted(graph: fx.Graph, sources: set[fx.Node]) -> set[fx.Node]:
         if node.op == "call_function" and (node in sources or any(n in tainted for n in node.all_input_nodes)):
             tainted.add(node)
     return tainted
+
+
+def _ending(
+    captured: Captured, active: Sequence[fx.Node], places: dict[fx.Node, Layout], layouts: Layouts,
+    sites: Sequence[Site],
+) -> Ending | None:
+    """active: in the order of execution. sites: of all of `captured.sites`."""
+    output = cast(fx.Node, captured.graph.output_node().args[0])
+    by_node = dict(zip(captured.sites, sites, strict=True))
+    last = last_linear_site(captured.graph, output, active)
+    if last is None or places[last].per_row > 1:
+        return None
+    axis = places[last].axis
+    matrix = matrix_of(captured, last, output, axis)
+    if matrix is None:
+        return None
+    others = {node: by_node[node].name for node in active if node is not last}
+    tainted = _tainted(captured.graph, set(others))
+    builder = _Suffix(captured, tainted, others, places, layouts)
+    suffix, boundary = builder.build(output, site_input(last))
+    mark = captured.sites[last]
+    law = MaskLaw(mark.p, mark.scale, SATURATION if mark.saturates else 0.0)
+    return Ending(
+        by_node[last], law, axis, matrix, _without_sites(captured.root, captured.graph, boundary), suffix,
+        masks=[others[node] for node in builder.mask_nodes],
+        prefix_width=max(1, sum(_width(n) for n in boundary)),
+        suffix_width=max((_width(n) for n in tainted), default=1),
+    )
 
 
 def _width(node: fx.Node) -> int:
@@ -166,18 +200,21 @@ class _Suffix:
         self._values: dict[fx.Node, fx.Node] = {}
         self.mask_nodes: list[fx.Node] = []
 
-    def build(self, output: fx.Node) -> tuple[nn.Module, list[fx.Node]]:
-        order = [n for n in _needed(self._captured.graph, [output], keep_inputs=False) if n in self._tainted]
+    def build(self, *outputs: fx.Node) -> tuple[nn.Module, list[fx.Node]]:
+        """The module, which gives one value or the tuple of them, and the values of the prefix that it reads."""
+        order = [n for n in _needed(self._captured.graph, outputs, keep_inputs=False) if n in self._tainted]
         self.mask_nodes = [n for n in order if n in self._active]
         for i, node in enumerate(self.mask_nodes):
             self._masks[node] = self._graph.placeholder(f"mask_{i}")
         read = [n for node in order for n in node.all_input_nodes if n not in self._tainted]
+        read += [n for n in outputs if n not in self._tainted]
         boundary = [n for n in dict.fromkeys(read) if n.op != "get_attr" and isinstance(n.meta.get("val"), Tensor)]
         for i, node in enumerate(boundary):
             self._boundary[node] = self._graph.placeholder(f"value_{i}")
         for node in order:
             self._values[node] = self._site(node) if node in self._active else self._step(node)
-        self._graph.output(self._values.get(output))
+        given = tuple(self._read(n) for n in outputs)
+        self._graph.output(given if len(given) > 1 else given[0])
         return fx.GraphModule(self._captured.root, self._graph), boundary
 
     def _step(self, node: fx.Node) -> fx.Node:

@@ -51,7 +51,9 @@ def prepare(
         with no_foreign_randomness():
             settle_resting(own, rows, positional)
             _check_forward(own, rows, positional)
-        sampler = Sampler(own, _plan(own, rows, positional, sites), rows, positional, task, torch.device(device))
+        raw = task in ("regression", "generic")  # elsewhere a softmax or sigmoid follows
+        plan = _plan(own, rows, positional, sites, raw)
+        sampler = Sampler(own, plan, rows, positional, task, torch.device(device))
         shape = sampler.output_shape
         if task == "classification" and (len(shape) != 1 or shape[0] < 2):
             raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {shape} for a row")
@@ -65,9 +67,9 @@ def prepare(
     return sampler
 
 
-def _plan(module: nn.Module, rows: Inputs, positional: bool, sites: Sequence[str] | None) -> Plan:
+def _plan(module: nn.Module, rows: Inputs, positional: bool, sites: Sequence[str] | None, raw_output: bool) -> Plan:
     try:
-        return make_plan(capture(module, rows, positional), sites)
+        return make_plan(capture(module, rows, positional), sites, raw_output)
     except Uncapturable as e:
         return eager_plan(module, rows, positional, sites, e.detail)
 

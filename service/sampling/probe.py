@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from service.errors import UnservableModel
 from service.sampling.kernels import Kernel
+from service.sampling.masks import dropped
 from service.sampling.sampler import MaskSharing, Sampler
+from service.statistics import BLOCK
 
 AGREEMENT = 1e-5  # of the output's scale: fast path against reference
 INERT = "no mask changes the output on the probe rows"
@@ -22,6 +25,7 @@ def admit(sampler: Sampler, rows: dict[str, Tensor]) -> None:
     if not sampler.samples_something:
         return
     _check_agreement(sampler, rows)
+    _check_ending(sampler, rows)
     sampler.sites[:] = [
         replace(site, note=INERT) if site.active and not _moves_output(sampler, rows, site.name) else site
         for site in sampler.sites
@@ -57,6 +61,30 @@ def _check_agreement(sampler: Sampler, rows: dict[str, Tensor]) -> None:
         assert slow is not None
         if float((fast - slow).abs().max()) > AGREEMENT * _scale(slow, sampler):
             raise UnservableModel(f"with {masks} masks the fast path differs from one eager pass a sample")
+
+
+def _check_ending(sampler: Sampler, rows: dict[str, Tensor]) -> None:
+    """Where the last site's masks are averaged over exactly: each sample of the reference must be that average plus
+    what the sample's own mask adds, and the standard deviation must be the one of all masks of a few units."""
+    count = len(next(iter(rows.values())))
+    modes: tuple[MaskSharing, ...] = ("shared", "independent")
+    for masks in modes:
+        found = sampler.conditional_means(rows, BLOCK, masks)
+        if found is None:
+            return
+        ending, mean, value = found
+        site = ending.site
+        places = np.arange(count) if masks == "independent" else None
+        bits = torch.from_numpy(~dropped("balanced", 0, site.name, site.p, site.mask_shape, 0, BLOCK, places))
+        bits = bits.to(mean.device).view(BLOCK, -1, *site.mask_shape).expand(BLOCK, count, *site.mask_shape)
+        slow = sampler.reference(rows, samples=BLOCK, masks=masks).draws
+        assert slow is not None
+        told = (mean + ending.deviation(value, bits.flatten(0, 1))).view(BLOCK, count, -1).transpose(0, 1)
+        if float((told - slow.reshape(told.shape)).abs().max()) > AGREEMENT * _scale(slow, sampler):
+            raise UnservableModel(f"site {site.name!r}: what follows it is not the affine map it was taken for")
+    told_std, exact = ending.std_of_few(value)
+    if not torch.allclose(told_std, exact, rtol=AGREEMENT, atol=0):
+        raise UnservableModel(f"site {site.name!r}: its exact standard deviation is not that of all its masks")
 
 
 def _moves_output(sampler: Sampler, rows: dict[str, Tensor], name: str) -> bool:

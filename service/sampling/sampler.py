@@ -15,6 +15,7 @@ from service.errors import InvalidInput, InvalidOption, ModelFailed, Uncertainty
 from service.sampling.arming import Inputs, call, plain_attention
 from service.sampling.bank import Draw, SeedBank
 from service.sampling.capture import output_of
+from service.sampling.conditional import Conditional, Ending
 from service.sampling.device import exact_float32
 from service.sampling.eager import Eager, moves_output
 from service.sampling.kernels import Folded, Kernel, Thinned, fastest_from
@@ -22,9 +23,12 @@ from service.sampling.masks import Design
 from service.sampling.plan import Plan
 from service.sampling.reference import SiteNoise, reference_sample
 from service.sampling.sites import Site
-from service.statistics import BLOCK, Accumulator, Task, Uncertainty
+from service.statistics import BLOCK, Accumulator, ClosedForm, ConditionalAccumulator, Method, Task, Uncertainty
 
 MaskSharing = Literal["shared", "independent"]
+MethodChoice = Literal["auto", "sampled"]
+METHODS: tuple[MethodChoice, ...] = ("auto", "sampled")
+_Accumulator = Accumulator | ConditionalAccumulator | ClosedForm
 ExampleInputs = Tensor | np.ndarray | Sequence[Tensor | np.ndarray] | Mapping[str, Tensor | np.ndarray]
 
 MAX_SEED = 2**53 - 1
@@ -57,6 +61,9 @@ class Sampler:
         if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= _MASKS_AT_ONCE_BYTES:
             chained = [by_name[stage.site] for stage in plan.chain.stages]
             self.kernels.append(Thinned(plan.chain, chained, bank))
+        self._conditional: Conditional | None = None
+        if plan.ending is not None:
+            self._conditional = Conditional(plan.ending, [by_name[name] for name in plan.ending.masks], bank, device)
         self.serves_from: list[tuple[int, Kernel]] = [(1, self.kernels[-1])]  # each from so many rows on, ascending
 
     @property
@@ -68,6 +75,19 @@ class Sampler:
     def samples_something(self) -> bool:
         """Whether any site is active, so that `uncertainty` has something to say."""
         return bool(self._plan.masks)
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether mean and standard deviation are known without sampling: one active site, affine maps behind it."""
+        return self.method_for("auto") == "closed_form"
+
+    def method_for(self, method: MethodChoice, samples_wanted: bool = False) -> Method:
+        """How a request is answered. samples_wanted: whether the samples themselves are needed."""
+        if method not in METHODS:
+            raise InvalidOption(f"method: 'auto' or 'sampled' expected, got {method!r}")
+        if self._plan.ending is None or method == "sampled" or samples_wanted:
+            return "sampled"
+        return "rao_blackwell" if self._plan.ending.masks else "closed_form"
 
     @property
     def memory_bytes(self) -> int:
@@ -84,7 +104,7 @@ class Sampler:
     def uncertainty(
         self, inputs: ExampleInputs, samples: int = 50, seed: int = 0, masks: MaskSharing = "shared",
         design: Design = "balanced", include_samples: bool = False, first_row: int = 0,
-        checkpoint: Callable[[], None] | None = None, kernel: Kernel | None = None,
+        checkpoint: Callable[[], None] | None = None, kernel: Kernel | None = None, method: MethodChoice = "auto",
     ) -> Uncertainty:
         """Draws dropout masks and summarises the outputs.
 
@@ -94,22 +114,30 @@ class Sampler:
               masks of its own, keyed by its place in the request.
               first_row: place of the first of these rows, where they are a part of a longer request.
               checkpoint: called after each chunk of samples and rows; what it raises ends the work.
-              kernel: one of `kernels`; by default the one found fastest for that many rows.
+              kernel: one of `kernels`, to sample with; by default the one found fastest for that many rows.
+              method: "auto": averages over the last site's masks exactly where affine maps alone follow it and the
+              answer is the raw output, unless samples are to be included. "sampled": never.
         Errors: InvalidOption, InvalidInput, UncertaintyUnavailable (no active site), ModelFailed (not finite).
         """
         rows = self._as_rows(inputs)
         samples = self._checked_options(samples, seed, masks, design)
         count = len(next(iter(rows.values())))
-        kernel = self._kernel_for(count, masks, kernel)
+        chosen = self.method_for(method, include_samples or kernel is not None)
+        if chosen == "sampled":
+            kernel = self._kernel_for(count, masks, kernel)
+        else:
+            assert self._conditional is not None
+            kernel = self._conditional
+            samples = 1 if chosen == "closed_form" else samples
         # as many rows share what is made of the masks as their values of the prefix may take of memory
-        group = max(kernel.rows, _PREFIX_BYTES // (4 * self._plan.prefix_width))
+        group = max(kernel.rows, _PREFIX_BYTES // (4 * self._split(kernel).prefix_width))
         parts = []
         with torch.no_grad(), exact_float32(self._device):
             for start in range(0, count, group):
                 some = {name: value[start : start + group] for name, value in rows.items()}
                 first = first_row + start if masks == "independent" else None
                 parts += self._accumulate(some, first, samples, seed, design, include_samples, checkpoint, kernel)
-        return Uncertainty(parts, self.output_shape)
+        return Uncertainty(parts, self.output_shape, chosen)
 
     def reference(
         self, inputs: ExampleInputs, samples: int = 50, seed: int = 0, masks: MaskSharing = "shared",
@@ -165,6 +193,21 @@ class Sampler:
             output, plain = (self._general.run(values, count, BLOCK, masks) for masks in (alone, off))
         return not torch.equal(output, plain)
 
+    def conditional_means(
+        self, inputs: ExampleInputs, samples: int, masks: MaskSharing = "shared"
+    ) -> tuple[Ending, Tensor, Tensor] | None:
+        """The ending, the exact means over its site's masks, (samples·rows, outputs), and what that site acts on; None
+        where there is no ending. For the probe."""
+        if self._conditional is None:
+            return None
+        rows = self._as_rows(inputs)
+        count = len(next(iter(rows.values())))
+        with torch.no_grad(), exact_float32(self._device):
+            values = self._conditional.ending.prefix(*rows.values())
+            places = np.arange(count) if masks == "independent" else None
+            drawn = self._conditional.drawn(Draw("balanced", 0, 0, samples, samples), places)
+            return self._conditional.ending, *self._conditional.means(values, count, samples, drawn)
+
     def _kernel_for(self, rows: int, masks: str, wanted: Kernel | None) -> Kernel:
         if masks == "independent":
             if wanted not in (None, self._general):
@@ -175,14 +218,15 @@ class Sampler:
     def _accumulate(
         self, rows: Inputs, first_row: int | None, samples: int, seed: int, design: Design, keep: bool,
         checkpoint: Callable[[], None] | None, kernel: Kernel,
-    ) -> list[Accumulator]:
+    ) -> list[_Accumulator]:
         """Runs all samples of some rows. first_row: place of the first one in its request, where rows have masks of
         their own."""
         count = len(next(iter(rows.values())))
         tile = -(-count // -(-count // kernel.rows))  # as even as can be
         tiles = [range(start, min(start + tile, count)) for start in range(0, count, tile)]
-        values = [self._plan.prefix.forward(*(v[t.start : t.stop] for v in rows.values())) for t in tiles]
-        accumulators = [Accumulator(self.task, design == "balanced", keep) for _ in tiles]
+        prefix = self._split(kernel).prefix
+        values = [prefix.forward(*(v[t.start : t.stop] for v in rows.values())) for t in tiles]
+        accumulators = [self._accumulator(kernel, design == "balanced", keep) for _ in tiles]
         size = self._chunk(kernel, tile, first_row is not None)
         for first in range(0, samples, size):
             draw = Draw(design, seed, first, min(size, samples - first), samples)
@@ -195,11 +239,22 @@ class Sampler:
                     checkpoint()
         for accumulator in accumulators:
             self._checked(accumulator.moments.mean)  # not finite where any sample is not
+            if kernel is self._conditional:
+                self._checked(accumulator.moments.std)
         return accumulators
+
+    def _split(self, kernel: Kernel) -> Plan | Ending:
+        """What a kernel runs, cut into prefix and suffix."""
+        return self._plan.ending if kernel is self._conditional and self._plan.ending is not None else self._plan
+
+    def _accumulator(self, kernel: Kernel, balanced: bool, keep: bool) -> _Accumulator:
+        if kernel is not self._conditional:
+            return Accumulator(self.task, balanced, keep)
+        return ClosedForm() if self.closed_form else ConditionalAccumulator(balanced)
 
     def _chunk(self, kernel: Kernel, rows: int, independent: bool) -> int:
         """Samples that run at once: a multiple of 10."""
-        per_sample = self._plan.suffix_width * 4 * rows
+        per_sample = self._split(kernel).suffix_width * 4 * rows
         mask_bytes = kernel.bytes_per_sample * (rows if independent else 1)
         n = min(kernel.working_set_bytes // per_sample, _MASKS_AT_ONCE_BYTES // max(mask_bytes, 1))
         return max(BLOCK, n // BLOCK * BLOCK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from concurrent.futures import Future
+from dataclasses import replace
 from queue import SimpleQueue
 
 import numpy as np
@@ -14,10 +15,12 @@ from service import events
 from service.clock import Clock, MonotonicClock
 from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, Overloaded
 from service.repository import ReadyModel
+from service.sampling.sampler import METHODS
 from service.scheduling.job import Answer, Array, Job, Mode, Options
 from service.scheduling.limits import Limits
-from service.statistics import Uncertainty
+from service.statistics import Method, Uncertainty
 
+_Kind = tuple[str, str, Mode, Method | None]  # of jobs whose passes cost alike: model, version, mode, method
 _LEARNING_RATE = 0.2  # of the cost of one pass: follows a machine whose speed drifts, not one slow request
 
 
@@ -32,7 +35,7 @@ class Engine:
         self._lock = threading.Lock()
         self._backlog_s = 0.0
         self._queued_rows: defaultdict[str, int] = defaultdict(int)
-        self._pass_s: dict[tuple[str, str, Mode], float] = {}
+        self._pass_s: dict[_Kind, float] = {}
         self._draining = False
         self._thread = threading.Thread(target=self._work, name="errorbar-engine", daemon=True)
         self._thread.start()
@@ -74,7 +77,8 @@ class Engine:
             later = self._clock.now() + 600
             jobs = [Job(model, "predict", inputs, later)]
             if model.sampler.samples_something:
-                jobs.append(Job(model, "uncertainty", inputs, later, options))
+                ways = [Job(model, "uncertainty", inputs, later, replace(options, method=m)) for m in METHODS]
+                jobs += {job.method: job for job in ways}.values()
             for job in jobs:
                 for _ in range(2):
                     self.submit(job).result()
@@ -93,7 +97,7 @@ class Engine:
         self._observe(events.QueueChanged(job.model.name, self._queued_rows[job.model.name]))
 
     def _estimate_s(self, job: Job) -> float:
-        return job.passes * self._pass_s.get((job.model.name, job.model.version, job.mode), 0.0)
+        return job.passes * self._pass_s.get(_kind(job), 0.0)
 
     def _work(self) -> None:
         while (item := self._waiting.get()) is not None:
@@ -124,10 +128,10 @@ class Engine:
             o = job.options
             result = job.model.sampler.uncertainty(
                 job.tensors, o.samples, o.seed, o.masks, o.design, include_samples=o.keeps_samples,
-                first_row=o.first_row, checkpoint=lambda: self._keep_deadline(job),
+                first_row=o.first_row, checkpoint=lambda: self._keep_deadline(job), method=o.method,
             )
             ran = self._clock.now()
-            answer = Answer(_arrays(job, o, result), result.se_df)
+            answer = Answer(_arrays(job, o, result), result.se_df, result.samples, result.method)
         ended = self._clock.now()
         self._learn(job, ended - started)
         timings = {"queue": started - queued_at, "device": ran - started, "summary": ended - ran}
@@ -135,19 +139,23 @@ class Engine:
         for stage, seconds in timings.items():
             self._observe(events.StageTimed(name, stage, seconds))
         if job.options is not None:
-            self._observe(_sampled(job, job.options, answer))
-        return Answer(answer.arrays, answer.se_df, timings)
+            self._observe(_sampled(job, answer))
+        return replace(answer, timings_s=timings)
 
     def _keep_deadline(self, job: Job) -> None:
         if self._clock.now() > job.deadline:
             raise DeadlineExceeded("the deadline passed before the answer was ready; what was computed is thrown away")
 
     def _learn(self, job: Job, seconds: float) -> None:
-        key = (job.model.name, job.model.version, job.mode)
+        key = _kind(job)
         seen = seconds / job.passes
         before = self._pass_s.get(key, seen)
         # the cheapest pass seen so far counts most: small requests carry their fixed cost
         self._pass_s[key] = min(seen, before) if seen < before else before + _LEARNING_RATE * (seen - before)
+
+
+def _kind(job: Job) -> _Kind:
+    return job.model.name, job.model.version, job.mode, job.method
 
 
 def _arrays(job: Job, options: Options, result: Uncertainty) -> dict[str, Array | None]:
@@ -163,7 +171,7 @@ def _arrays(job: Job, options: Options, result: Uncertainty) -> dict[str, Array 
     return {name: None if value is None else value.cpu().numpy() for name, value in found.items()}
 
 
-def _sampled(job: Job, options: Options, answer: Answer) -> events.RowsSampled:
+def _sampled(job: Job, answer: Answer) -> events.RowsSampled:
     arrays = {name: value for name, value in answer.arrays.items() if value is not None}
     mean, std = (arrays[name].reshape(job.rows, -1) for name in ("mean", "std"))
     column = mean.argmax(1) if "entropy" in arrays else np.zeros(job.rows, int)
@@ -175,6 +183,6 @@ def _sampled(job: Job, options: Options, answer: Answer) -> events.RowsSampled:
     }
     error = arrays["mean_se"].reshape(job.rows, -1).max(1).tolist() if "mean_se" in arrays else []
     return events.RowsSampled(
-        job.model.name, options.effective_samples, "samples", per_row["entropy"], per_row["mutual_information"],
+        job.model.name, answer.samples, "samples", per_row["entropy"], per_row["mutual_information"],
         relative.tolist(), error, int((std.max(1) == 0).sum()),
     )

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from service.repository import ReadyModel
 from service.sampling.masks import Design
-from service.sampling.sampler import MaskSharing
-from service.statistics import BLOCK
+from service.sampling.sampler import MaskSharing, MethodChoice
+from service.statistics import BLOCK, Method
 
 Mode = Literal["predict", "uncertainty"]
 Array = NDArray[np.floating] | NDArray[np.integer]
@@ -30,6 +30,7 @@ class Options:
     quantiles: tuple[float, ...] = ()
     include_samples: bool = False
     first_row: int = 0  # place of the first row, where a long file is asked about in parts
+    method: MethodChoice = "auto"
 
     @property
     def keeps_samples(self) -> bool:
@@ -62,15 +63,27 @@ class Job:
         return tuple(self.inputs.values())
 
     @property
+    def method(self) -> Method | None:
+        """How it is answered; None for a prediction."""
+        if self.options is None:
+            return None
+        return self.model.sampler.method_for(self.options.method, self.options.keeps_samples)
+
+    @property
     def passes(self) -> int:
-        """Rows × samples: what the work is proportional to."""
-        return self.rows * (self.options.effective_samples if self.options is not None else 1)
+        """Rows × samples: what the work is proportional to. A closed form costs each row once."""
+        if self.options is None or self.method == "closed_form":
+            return self.rows
+        return self.rows * self.options.effective_samples
 
 
 @dataclass(frozen=True)
 class Answer:
-    """arrays: rows first; a prediction has `values`, an uncertainty the names of the contract. None: does not exist."""
+    """arrays: rows first; a prediction has `values`, an uncertainty the names of the contract. None: does not exist.
+    samples: that were drawn, 0 for a prediction and a closed form. method: None for a prediction."""
 
     arrays: Mapping[str, Array | None]
     se_df: int | None = None
+    samples: int = 0
+    method: Method | None = None
     timings_s: Mapping[str, float] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """Streaming statistics of Monte-Carlo samples: moments, standard errors, information. Knows torch only."""
 
 from service.statistics.blocks import BLOCK
-from service.statistics.summary import Accumulator, Task, Uncertainty
+from service.statistics.conditional import ClosedForm, ConditionalAccumulator
+from service.statistics.summary import Accumulator, Method, Task, Uncertainty
 
-__all__ = ["BLOCK", "Accumulator", "Task", "Uncertainty"]
+__all__ = ["BLOCK", "Accumulator", "ClosedForm", "ConditionalAccumulator", "Method", "Task", "Uncertainty"]

@@ -81,10 +81,15 @@ class FinishedMoments:
     def std_se(self) -> Tensor | None:
         """Standard error of the standard deviation itself (not of the variance), by delete-one-block jackknife;
         None with fewer than three blocks."""
+        counts, _ = self._per_block
+        if len(counts) < MIN_JACKKNIFE_BLOCKS:
+            return None
+        return jackknife(self.std, self.variances_left_out().sqrt(), counts)[1]
+
+    def variances_left_out(self) -> Tensor:
+        """Variances with one super-block left out at a time, of at least three: (blocks, rows, columns)."""
         counts, sums = self._per_block
         blocks = len(counts)
-        if blocks < MIN_JACKKNIFE_BLOCKS:
-            return None
         first, second, _ = sums.unbind(1)
         size = sizes(counts, first)
         n = left_out(size)
@@ -95,7 +100,7 @@ class FinishedMoments:
             variance = biased + spread.clamp_min(0) / (blocks - 2)
         else:
             variance = biased * n / (n - 1)
-        return jackknife(self.std, variance.clamp_min(0).sqrt(), counts)[1]
+        return variance.clamp_min(0)
 
     def means_left_out(self) -> Tensor:
         """Means with one super-block left out at a time: (blocks, rows, columns)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from service.statistics.moments import FinishedMoments, Moments
 _MAX_PENDING = 2  # chunks
 
 Task = Literal["classification", "regression", "multilabel", "generic"]
+Method = Literal["sampled", "closed_form", "rao_blackwell"]
 
 
 class Accumulator:
@@ -70,17 +71,45 @@ class Accumulator:
         return None if self._kept is None else torch.cat(self._kept, 1)
 
 
+class Finished(Protocol):
+    """Moments of some rows: tensors (rows, columns), float64."""
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def se_df(self) -> int | None: ...
+    def mean_se(self) -> Tensor | None: ...
+    def std_se(self) -> Tensor | None: ...
+
+
+class Part(Protocol):
+    """What an answer needs to know of some of its rows."""
+
+    @property
+    def samples(self) -> int: ...
+    @property
+    def moments(self) -> Finished: ...
+    @property
+    def information(self) -> Information | None: ...
+    @property
+    def draws(self) -> Tensor | None: ...
+
+
 class Uncertainty:
     """What the samples say of each row. Tensors have rows first and are float64 unless stated; `shape` is the
     output's, without the row axis. Statistics are computed when first read.
 
     `mean`, `std`: over the samples of the probabilities (classification, multilabel) or outputs. `*_se` are
     Monte-Carlo standard errors: how far the figure may be from the one that infinitely many samples would give.
+    method: "sampled"; "rao_blackwell", where the last site's masks were averaged over exactly and the others' sampled;
+    "closed_form", where nothing was sampled: `samples` and the standard errors are 0 and `se_df` is None.
     """
 
-    def __init__(self, parts: Sequence[Accumulator], shape: Sequence[int]) -> None:
+    def __init__(self, parts: Sequence[Part], shape: Sequence[int], method: Method = "sampled") -> None:
         self._parts = parts
         self._shape = tuple(shape)
+        self.method: Method = method
 
     @property
     def samples(self) -> int:
@@ -110,7 +139,7 @@ class Uncertainty:
 
     @property
     def se_df(self) -> int | None:
-        """Degrees of freedom of `mean_se`: blocks - 1 (balanced) or samples - 1 (iid)."""
+        """Degrees of freedom of `mean_se`: blocks - 1 (balanced) or samples - 1 (iid); None where there are none."""
         return self._parts[0].moments.se_df
 
     @property

@@ -78,6 +78,37 @@ def test_a_regression_answers_in_the_targets_units_with_its_noise(client) -> Non
     assert isinstance(predict(client, [[0.0] * 4], model="height").json()["predictions"][0]["value"], float)
 
 
+HEIGHT = [[0.1, 0.2, 0.3, 0.4], [1.0, 0.0, -1.0, 2.0]]
+
+
+def test_a_closed_form_has_drawn_no_samples_and_has_no_standard_error(client) -> None:
+    body = uncertain(client, HEIGHT, model="height").json()
+    assert (body["sampling"]["method"], body["sampling"]["samples"]) == ("closed_form", 0)
+    for row in body["predictions"]:
+        assert (row["samples"], row["mean_se"], row["std_se"], row["se_df"]) == (0, 0, 0, None)
+        assert row["std"] > 0
+        assert row["total_std"] == pytest.approx(math.hypot(row["std"], 0.5))
+    values = [row["value"] for row in predict(client, HEIGHT, model="height").json()["predictions"]]
+    assert [row["mean"] for row in body["predictions"]] == pytest.approx(values, abs=1e-6)
+
+
+@pytest.mark.parametrize("fields", [{"method": "sampled"}, {"quantiles": [0.5]}, {"include_samples": True}])
+def test_whoever_asks_for_sampling_or_for_the_samples_is_sampled(client, fields) -> None:
+    body = uncertain(client, HEIGHT, model="height", samples=1000, **fields).json()
+    assert (body["sampling"]["method"], body["sampling"]["samples"]) == ("sampled", 1000)
+    exact = uncertain(client, HEIGHT, model="height").json()["predictions"]
+    for row, other in zip(body["predictions"], exact, strict=True):
+        assert (row["samples"], row["se_df"]) == (1000, 99)
+        assert row["std_se"] > 0
+        assert abs(row["std"] - other["std"]) < 5 * row["std_se"]
+
+
+def test_a_card_says_whether_the_answer_has_a_closed_form(client) -> None:
+    cards = {name: client.get(f"/v1/models/{name}").json()["sampling"]["closed_form"]
+             for name in ("flowers", "height", "plain")}
+    assert cards == {"flowers": False, "height": True, "plain": False}
+
+
 def test_quantiles_and_samples_come_when_asked_for(client) -> None:
     row = uncertain(client, [FLOWER], samples=20, quantiles=[0.05, 0.5], include_samples=True).json()["predictions"][0]
     draws = np.array(row["sample_values"])

@@ -229,7 +229,7 @@ def test_every_kind_of_site_has_the_mean_and_std_of_all_its_masks(drop, shape, m
     net, x = Linear(drop, shape), torch.randn(3, *shape)
     sampler = prepare(net, x, task="generic")
     assert [site.mask_shape for site in sampler.sites] == [mask_shape]
-    answer = sampler.uncertainty(x, 20_000)
+    answer = sampler.uncertainty(x, 20_000, method="sampled")
     weight = net.out.weight.detach().view(2, *shape)
     units = (x.unsqueeze(1) * weight).double()  # (rows, outputs, *shape); a unit of the mask may cover several
     groups = [axis + 2 for axis, size in enumerate(mask_shape) if size == 1]

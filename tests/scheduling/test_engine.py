@@ -167,6 +167,36 @@ def test_the_core_tells_what_happened(model) -> None:
     assert (sampled.samples, len(sampled.entropy), sampled.zero_variance) == (20, 3, 0)
 
 
+def test_a_closed_form_costs_a_row_once_and_teaches_nothing_about_samples(small_models) -> None:
+    height = load_model(small_models / "height" / "1")
+    seen: list[events.Event] = []
+    clock = ManualClock()
+    engine = Engine(clock=clock, observer=seen.append)
+    inputs = {"x": torch.ones(3, 4)}
+    exact = Job(height, "uncertainty", inputs, 0.5, Options(50, 0, "shared", "balanced"))
+    sampled = replace(exact, options=Options(50, 0, "shared", "balanced", method="sampled"))
+    assert (exact.method, exact.passes, sampled.method, sampled.passes) == ("closed_form", 3, "sampled", 150)
+
+    class Slow:
+        """Costs 1 s."""
+
+        method_for = height.sampler.method_for
+
+        def uncertainty(self, *given: Any, **named: Any) -> Any:
+            clock.advance(1.0)
+            return height.sampler.uncertainty(*given, **named)
+
+    slow = replace(exact, model=replace(height, sampler=Slow()), deadline=FOREVER)  # type: ignore[arg-type]
+    assert engine.submit(slow).result().samples == 0
+    with pytest.raises(DeadlineExceeded, match=r"about 1\.000 s"):
+        engine.submit(replace(exact, deadline=clock.now() + 0.5))
+    assert engine.submit(replace(sampled, deadline=clock.now() + 0.5)).result().samples == 50
+    engine.drain()
+    drawn = [(e.samples, e.standard_error, e.zero_variance) for e in seen if isinstance(e, events.RowsSampled)]
+    assert drawn[0] == (0, [0.0] * 3, 0)
+    assert drawn[1][0] == 50
+
+
 @pytest.mark.parametrize(("rows", "samples", "kept", "error"), [
     (4097, 1, 0, TooLarge), (101, 10_000, 0, TooLarge), (1, 10_001, 0, InvalidOption), (10, 10, 1_000_001, TooLarge),
 ])
