@@ -134,8 +134,11 @@ def _table(predictions: Sequence[Mapping[str, Any]]) -> Table:
     labelled = "label" in first
     columns = [c for c in ("value", "output", "mean", "std", "mean_se", "noise_std", "total_std", "entropy",
                            "mutual_information", "variation_ratio", "probabilities") if c in first]
+    if "after_stopping" in first:
+        columns += ["samples", "stopped", "settled"]
+    left = ("label", "stopped", "settled", "out of range")
     for column in ["label"] * labelled + columns + ["out of range"]:
-        table.add_column(column, justify="left" if column in ("label", "out of range") else "right")
+        table.add_column(column, justify="left" if column in left else "right")
     for place, row in enumerate(predictions):
         cells = [str(row["label"])] if labelled else []
         for column in columns:
@@ -166,10 +169,17 @@ def uncertainty(
     seed: Annotated[int | None, typer.Option(help="Same rows and seed, same answer.")] = None,
     masks: Annotated[str | None, typer.Option(help="shared or independent.")] = None,
     design: Annotated[str | None, typer.Option(help="balanced or iid.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Stop a row once its means are known to ± this.")] = None,
+    decide_above: Annotated[float | None, typer.Option(
+        help="Stop a row once it is settled whether its class is more probable than this.")] = None,
+    decide_error: Annotated[float | None, typer.Option(help="How likely that may be wrong; goes with it.")] = None,
     models: Models = None, device: Device = None, as_json: AsJson = False,
 ) -> None:
     """Monte-Carlo dropout on the rows of a file: mean, standard deviation and what follows."""
-    given = {"samples": samples, "seed": seed, "masks": masks, "design": design}
+    limits = {"above": decide_above, "error": decide_error}
+    decide = {name: value for name, value in limits.items() if value is not None}
+    given = {"samples": samples, "seed": seed, "masks": masks, "design": design, "tolerance": tolerance,
+             "decide": decide or None}
     options = {name: value for name, value in given.items() if value is not None}
     _ask(model, file, models, device, "uncertainty", options, as_json)
 

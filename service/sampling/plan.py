@@ -38,6 +38,7 @@ class Plan:
     sites: list[Site]
     masks: list[str]
     row_axes: dict[str, int]  # where each site's tensor has its rows
+    prefix_row_axes: list[int | None]  # where the values of the prefix have their rows; None where they have none
     prefix_width: int  # numbers in all values of the prefix that the suffix reads, for one row
     suffix_width: int  # numbers in the largest value of the suffix, for one row and one sample
     output_shape: tuple[int, ...]
@@ -70,6 +71,7 @@ def make_plan(captured: Captured, patterns: Sequence[str] | None) -> Plan:
         sites=sites,
         masks=[active[node] for node in builder.mask_nodes],
         row_axes={name: layouts[node].row_axis for name, node in captured.sites},
+        prefix_row_axes=[_row_axis(n, captured.rows) for n in boundary],
         prefix_width=max(1, sum(_width(n) for n in boundary)),
         suffix_width=max((_width(n) for n in tainted), default=1),
         output_shape=tuple(int(n) for n in shape[1:]),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import Future
+from dataclasses import replace
 from queue import SimpleQueue
 
 import numpy as np
@@ -14,7 +15,7 @@ from service import events
 from service.clock import Clock, MonotonicClock
 from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, Overloaded
 from service.repository import ReadyModel
-from service.scheduling.job import Answer, Array, Job, Mode, Options
+from service.scheduling.job import Answer, Array, Job, Mode, Options, Stops
 from service.scheduling.limits import Limits
 from service.statistics import Uncertainty
 
@@ -124,27 +125,28 @@ class Engine:
             o = job.options
             result = job.model.sampler.uncertainty(
                 job.tensors, o.samples, o.seed, o.masks, o.design, include_samples=o.keeps_samples,
-                first_row=o.first_row, checkpoint=lambda: self._keep_deadline(job),
+                first_row=o.first_row, checkpoint=lambda: self._keep_deadline(job), tolerance=o.tolerance,
+                decide=o.decide,
             )
             ran = self._clock.now()
-            answer = Answer(_arrays(job, o, result), result.se_df)
+            answer = Answer(_arrays(job, o, result), result.se_df, _stops(o, result))
         ended = self._clock.now()
-        self._learn(job, ended - started)
+        self._learn(job, ended - started, job.passes if answer.stops is None else sum(answer.stops.samples))
         timings = {"queue": started - queued_at, "device": ran - started, "summary": ended - ran}
         self._observe(events.BatchRan(name, job.mode, job.rows))
         for stage, seconds in timings.items():
             self._observe(events.StageTimed(name, stage, seconds))
         if job.options is not None:
             self._observe(_sampled(job, job.options, answer))
-        return Answer(answer.arrays, answer.se_df, timings)
+        return replace(answer, timings_s=timings)
 
     def _keep_deadline(self, job: Job) -> None:
         if self._clock.now() > job.deadline:
             raise DeadlineExceeded("the deadline passed before the answer was ready; what was computed is thrown away")
 
-    def _learn(self, job: Job, seconds: float) -> None:
+    def _learn(self, job: Job, seconds: float, passes: int) -> None:
         key = (job.model.name, job.model.version, job.mode)
-        seen = seconds / job.passes
+        seen = seconds / passes
         before = self._pass_s.get(key, seen)
         # the cheapest pass seen so far counts most: small requests carry their fixed cost
         self._pass_s[key] = min(seen, before) if seen < before else before + _LEARNING_RATE * (seen - before)
@@ -163,6 +165,12 @@ def _arrays(job: Job, options: Options, result: Uncertainty) -> dict[str, Array 
     return {name: None if value is None else value.cpu().numpy() for name, value in found.items()}
 
 
+def _stops(options: Options, result: Uncertainty) -> Stops | None:
+    if options.tolerance is None and options.decide is None:
+        return None
+    return Stops(result.samples_per_row.tolist(), result.stopped, result.settled, result.after_stopping)
+
+
 def _sampled(job: Job, options: Options, answer: Answer) -> events.RowsSampled:
     arrays = {name: value for name, value in answer.arrays.items() if value is not None}
     mean, std = (arrays[name].reshape(job.rows, -1) for name in ("mean", "std"))
@@ -174,7 +182,9 @@ def _sampled(job: Job, options: Options, answer: Answer) -> events.RowsSampled:
         for name in ("entropy", "mutual_information")
     }
     error = arrays["mean_se"].reshape(job.rows, -1).max(1).tolist() if "mean_se" in arrays else []
+    counts = [options.effective_samples] * job.rows if answer.stops is None else answer.stops.samples
+    reasons = Counter(["samples"] * job.rows if answer.stops is None else answer.stops.stopped)
     return events.RowsSampled(
-        job.model.name, options.effective_samples, "samples", per_row["entropy"], per_row["mutual_information"],
+        job.model.name, max(counts), sum(counts), dict(reasons), per_row["entropy"], per_row["mutual_information"],
         relative.tolist(), error, int((std.max(1) == 0).sum()),
     )

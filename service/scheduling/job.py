@@ -13,7 +13,9 @@ from torch import Tensor
 from service.repository import ReadyModel
 from service.sampling.masks import Design
 from service.sampling.sampler import MaskSharing
+from service.sampling.stopping import Decide
 from service.statistics import BLOCK
+from service.statistics.summary import Side, StopReason
 
 Mode = Literal["predict", "uncertainty"]
 Array = NDArray[np.floating] | NDArray[np.integer]
@@ -29,6 +31,8 @@ class Options:
     design: Design
     quantiles: tuple[float, ...] = ()
     include_samples: bool = False
+    tolerance: float | None = None
+    decide: Decide | None = None
     first_row: int = 0  # place of the first row, where a long file is asked about in parts
 
     @property
@@ -38,7 +42,7 @@ class Options:
 
     @property
     def effective_samples(self) -> int:
-        """Balanced samples come in whole blocks of 10."""
+        """The most that a row may have; balanced samples come in whole blocks of 10."""
         return -(-self.samples // BLOCK) * BLOCK if self.design == "balanced" else self.samples
 
 
@@ -63,14 +67,27 @@ class Job:
 
     @property
     def passes(self) -> int:
-        """Rows × samples: what the work is proportional to."""
+        """Rows × samples: what the work is proportional to, if no row stops early."""
         return self.rows * (self.options.effective_samples if self.options is not None else 1)
 
 
 @dataclass(frozen=True)
+class Stops:
+    """Where each row's sampling ended and why; lists over rows. See `Uncertainty`."""
+
+    samples: list[int]
+    stopped: list[StopReason]
+    settled: list[Side | None]
+    after_stopping: list[bool]
+
+
+@dataclass(frozen=True)
 class Answer:
-    """arrays: rows first; a prediction has `values`, an uncertainty the names of the contract. None: does not exist."""
+    """arrays: rows first; a prediction has `values`, an uncertainty the names of the contract. None: does not exist.
+    stops: where rows could stop early; then NaN stands in a row that has no such number, and `se_df` is each row's
+    samples - 1."""
 
     arrays: Mapping[str, Array | None]
     se_df: int | None = None
+    stops: Stops | None = None
     timings_s: Mapping[str, float] = field(default_factory=dict)
