@@ -134,15 +134,16 @@ def _table(predictions: Sequence[Mapping[str, Any]]) -> Table:
     labelled = "label" in first
     columns = [c for c in ("value", "output", "mean", "std", "mean_se", "noise_std", "total_std", "entropy",
                            "mutual_information", "variation_ratio", "probabilities") if c in first]
-    if "after_stopping" in first:
-        columns += ["samples", "stopped", "settled"]
-    left = ("label", "stopped", "settled", "out of range")
+    may_stop = "after_stopping" in first
+    if may_stop:  # where each row stopped takes the place of what else is uncertain: --json has all
+        columns = [c for c in columns if c in ("mean", "std", "mean_se")] + ["samples", "stopped"]
+    left = ("label", "stopped", "out of range")
     for column in ["label"] * labelled + columns + ["out of range"]:
         table.add_column(column, justify="left" if column in left else "right")
     for place, row in enumerate(predictions):
         cells = [str(row["label"])] if labelled else []
         for column in columns:
-            value = row[column]
+            value = (row["settled"] or row["stopped"]) if column == "stopped" else row[column]
             if labelled and column in ("mean", "std", "mean_se", "probabilities") and value is not None:
                 value = value[row["index"]]
             cells.append("" if value is None else _number(value))
