@@ -108,8 +108,8 @@ def until_settled(
     active, done = torch.arange(rows, device=device), 0
     while done < samples and len(active):
         values = draw(done, min(block(done, watch.least), samples - done), active)
-        if not done:  # on a CPU, memory that is never written to costs nothing
-            seen = values.new_empty(samples, rows, values.shape[2])
+        if not done:  # samples innermost in memory: a watch reads all samples of some rows and columns
+            seen = values.new_empty(rows, values.shape[2], samples).permute(2, 0, 1)
         end = done + len(values)
         seen[done:end, active] = values
         at, side = watch.look(seen, done, end, active)

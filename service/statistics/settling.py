@@ -69,7 +69,8 @@ class DecisionWatch:
 
 class ToleranceWatch:
     """Whether every column's mean is known to ± `tolerance`, each with probability 0.95 at any time. Looks at every
-    10th sample and at the last: validity does not depend on when one looks, and a look costs more than a sample.
+    10th sample, more seldom beyond 1,000, and at the last: validity does not depend on when one looks, and a look costs
+    more than a sample.
 
     The limits move with the mean, so an exact look goes through all samples of a row again. Bounds from moments decide
     most looks without.
@@ -91,7 +92,7 @@ class ToleranceWatch:
         possible = (most >= self._wanted - _ROUNDING).all(3).all(0)  # (looks, rows)
         settled = torch.zeros(len(rows), dtype=torch.int64, device=seen.device)
         for i, end in enumerate(ends):
-            if end < min(self.least, self._samples):
+            if end < self._samples and (end < self.least or end % look_every(end)):
                 continue
             here = (possible[i] & (settled == 0)).nonzero().flatten()
             if len(here):
@@ -124,13 +125,14 @@ class ToleranceWatch:
 
     def _met(self, seen: Tensor, rows: Tensor, sides: _Sides) -> Tensor:
         """Whether every side of every column is settled, (rows,). sides: (2, rows, columns)."""
+        by_row = seen.permute(1, 2, 0)
         met = (sides.most >= self._wanted - _ROUNDING).all(2).all(0)
         open_ = sides.least < self._wanted + _ROUNDING
         for some in (open_ & (sides.most == sides.most.amin((0, 2), keepdim=True)), open_):
             side, row, column = (some & met.unsqueeze(1)).nonzero().unbind(1)
             size = max(1, _NUMBERS_AT_ONCE // len(seen))
             for s, r, c in zip(side.split(size), row.split(size), column.split(size), strict=True):
-                x = seen[:, rows[r], c].double().clamp(0, 1)
+                x = by_row[rows[r], c].double().T.clamp(0, 1)
                 reached = log_wealth(torch.where(s == 0, x, 1 - x), sides.at[s, r, c]) >= self._wanted
                 met[r[~reached]] = False
         return met
@@ -158,6 +160,11 @@ class _Sides:
     at: Tensor
     least: Tensor
     most: Tensor
+
+
+def look_every(samples: int) -> int:
+    """Samples between two looks at a tolerance: 10, and 1 to 2 % of what there is beyond 1,000."""
+    return BLOCK * -(-samples // (100 * BLOCK))
 
 
 def least_for_decision(above: float, error: float) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from service.statistics.confidence import SHARES, STAKES, least_samples, log_wealth, log_wealth_bounds
-from service.statistics.settling import ABOVE, BELOW, DecisionWatch, ToleranceWatch, Watch, least_for_decision
+from service.statistics.settling import ABOVE, BELOW, DecisionWatch, ToleranceWatch, Watch, least_for_decision, look_every
 
 RUNS, T = 1000, 1000
 LIMIT = math.log(2 / 0.05)
@@ -193,6 +193,16 @@ def test_the_last_sample_is_looked_at_though_it_ends_no_block() -> None:
     for samples, expected in ((n, n), (n - 1, 0), (n + 20, -(-n // 10) * 10)):
         values = torch.ones(samples, 1, 1)
         assert watched(tolerance_watch(tolerance, values), values, 10)[0].tolist() == [expected]
+
+
+def test_looks_are_further_apart_where_there_are_many_samples() -> None:
+    assert [look_every(n) for n in (10, 1000, 1010, 2000, 9999, 10_000)] == [10, 10, 20, 20, 100, 100]
+    tolerance = 0.0036
+    n = least_samples(tolerance / (1 - tolerance), LIMIT)
+    assert 1200 < n < 1300
+    assert 0 < n % 20 < 10  # the next 10th sample is no 20th
+    values = torch.ones(1500, 1, 1)
+    assert watched(tolerance_watch(tolerance, values), values, 10)[0].tolist() == [-(-n // 20) * 20]
 
 
 def test_the_class_that_is_watched_is_each_rows_own() -> None:
