@@ -134,12 +134,16 @@ def _table(predictions: Sequence[Mapping[str, Any]]) -> Table:
     labelled = "label" in first
     columns = [c for c in ("value", "output", "mean", "std", "mean_se", "noise_std", "total_std", "entropy",
                            "mutual_information", "variation_ratio", "probabilities") if c in first]
+    may_stop = "after_stopping" in first
+    if may_stop:  # where each row stopped takes the place of what else is uncertain: --json has all
+        columns = [c for c in columns if c in ("mean", "std", "mean_se")] + ["samples", "stopped"]
+    left = ("label", "stopped", "out of range")
     for column in ["label"] * labelled + columns + ["out of range"]:
-        table.add_column(column, justify="left" if column in ("label", "out of range") else "right")
+        table.add_column(column, justify="left" if column in left else "right")
     for place, row in enumerate(predictions):
         cells = [str(row["label"])] if labelled else []
         for column in columns:
-            value = row[column]
+            value = (row["settled"] or row["stopped"]) if column == "stopped" else row[column]
             if labelled and column in ("mean", "std", "mean_se", "probabilities") and value is not None:
                 value = value[row["index"]]
             cells.append("" if value is None else _number(value))
@@ -167,10 +171,17 @@ def uncertainty(
     masks: Annotated[str | None, typer.Option(help="shared or independent.")] = None,
     design: Annotated[str | None, typer.Option(help="balanced or iid.")] = None,
     method: Annotated[str | None, typer.Option(help="auto (exact where it can be) or sampled.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Stop a row once its means are known to ± this.")] = None,
+    decide_above: Annotated[float | None, typer.Option(
+        help="Stop a row once it is settled whether its class is more probable than this.")] = None,
+    decide_error: Annotated[float | None, typer.Option(help="How likely that may be wrong; goes with it.")] = None,
     models: Models = None, device: Device = None, as_json: AsJson = False,
 ) -> None:
     """Monte-Carlo dropout on the rows of a file: mean, standard deviation and what follows."""
-    given = {"samples": samples, "seed": seed, "masks": masks, "design": design, "method": method}
+    limits = {"above": decide_above, "error": decide_error}
+    decide = {name: value for name, value in limits.items() if value is not None}
+    given = {"samples": samples, "seed": seed, "masks": masks, "design": design, "method": method,
+             "tolerance": tolerance, "decide": decide or None}
     options = {name: value for name, value in given.items() if value is not None}
     _ask(model, file, models, device, "uncertainty", options, as_json)
 

@@ -30,6 +30,7 @@ from service.errors import ConnectionFailed, ErrorbarError, Fault
 
 Rows = NDArray[Any] | Sequence[Any]
 Decision = Literal["accept", "abstain"]
+Settled = Literal["above", "below"]
 Floats = NDArray[np.float64]
 T = TypeVar("T", bound=BaseModel)
 
@@ -52,7 +53,9 @@ class Predicted:
 @dataclass(frozen=True)
 class Uncertain:
     """Arrays rows first, in the shapes of the contract. None: the server has no such number (too few blocks for a
-    standard error, a task without entropies, no noise). `response` is everything the server said."""
+    standard error, a task without entropies, no noise); NaN where only some rows have it, because they stopped early.
+    samples: that each row rests on; stopped: why it has no more; settled: whether its class' probability is "above" or
+    "below" the limit of `decide`. `response` is everything the server said."""
 
     mean: Floats
     std: Floats
@@ -64,6 +67,9 @@ class Uncertain:
     variation_ratio: Floats | None
     total_std: Floats | None
     labels: list[str] | None
+    samples: NDArray[np.int64]
+    stopped: list[str]
+    settled: list[Settled | None]
     decisions: list[Decision | None]
     out_of_range: list[list[str]]
     response: wire.UncertaintyResponse
@@ -138,7 +144,11 @@ def _uncertain(body: Any) -> Uncertain:
 
     def column(name: str) -> Floats | None:
         values = [getattr(r, name) for r in rows]
-        return None if values[0] is None else np.array(values, np.float64)
+        present = next((v for v in values if v is not None), None)
+        if present is None:
+            return None
+        missing = np.full(np.shape(present), np.nan)
+        return np.array([missing if v is None else v for v in values], np.float64)
 
     mean, std = column("mean"), column("std")
     assert mean is not None
@@ -146,6 +156,7 @@ def _uncertain(body: Any) -> Uncertain:
     return Uncertain(
         mean, std, column("mean_se"), column("std_se"), column("entropy"), column("expected_entropy"),
         column("mutual_information"), column("variation_ratio"), column("total_std"), _labels(rows),
+        np.array([r.samples for r in rows], np.int64), [r.stopped for r in rows], [r.settled for r in rows],
         [r.decision for r in rows], [r.out_of_range for r in rows], response,
     )
 
@@ -197,7 +208,8 @@ class Client:
         return _predicted(self._call(_infer(model, "predict", rows, version, options)))
 
     def uncertainty(self, model: str, rows: Rows, version: str | None = None, **options: Any) -> Uncertain:
-        """Mean, standard deviation and what follows. options: samples, seed, masks, design, quantiles, …"""
+        """Mean, standard deviation and what follows. options: samples, seed, masks, design, quantiles,
+        tolerance=0.05, decide={"above": 0.9, "error": 0.01}, …"""
         return _uncertain(self._call(_infer(model, "uncertainty", rows, version, options)))
 
     def decide(self, model: str, rows: Rows, version: str | None = None, **options: Any) -> list[Decision]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -45,13 +45,15 @@ class BatchRan:
 class RowsSampled:
     """One uncertainty answer; the sequences have an entry a row. Entropies are empty where the task has none.
 
+    samples: the most that any row rests on; drawn: of all rows together; stopped: rows by why their sampling ended.
     relative_std: std over |mean| of the predicted class, or of the first output; standard_error: the largest
     Monte-Carlo standard error of a row's means, empty where there is none; zero_variance: rows whose std is 0 all over.
     """
 
     model: str
     samples: int
-    stopped: str
+    drawn: int
+    stopped: Mapping[str, int]
     entropy: Sequence[float]
     mutual_information: Sequence[float]
     relative_std: Sequence[float]

@@ -47,9 +47,11 @@ class Metrics:
         self.queue_rows = Gauge("errorbar_queue_rows", "Rows that wait or run.", ["model"], registry=r)
         self.batch_rows = Histogram(
             "errorbar_batch_rows", "Rows that ran together.", ["model", "mode"], buckets=_ROWS, registry=r)
-        self.samples = Counter("errorbar_samples", "Samples drawn, times rows.", ["model"], registry=r)
+        self.samples = Counter(
+            "errorbar_samples", "Samples that answers rest on, summed over rows.", ["model"], registry=r)
         self.samples_per_request = Histogram(
-            "errorbar_samples_per_request", "Samples of an answer.", ["model"], buckets=_SAMPLES, registry=r)
+            "errorbar_samples_per_request", "Samples of an answer, of the row that has most.", ["model"],
+            buckets=_SAMPLES, registry=r)
         self.stopped = Counter(
             "errorbar_stopped", "Rows by why their sampling ended.", ["model", "reason"], registry=r)
         self.entropy = Histogram(
@@ -104,10 +106,10 @@ class Metrics:
 
     @_on.register
     def _(self, e: events.RowsSampled) -> None:
-        rows = len(e.relative_std)
-        self.samples.labels(e.model).inc(e.samples * rows)
+        self.samples.labels(e.model).inc(e.drawn)
         self.samples_per_request.labels(e.model).observe(e.samples)
-        self.stopped.labels(e.model, e.stopped).inc(rows)
+        for reason, rows in e.stopped.items():
+            self.stopped.labels(e.model, reason).inc(rows)
         self.zero_variance.labels(e.model).inc(e.zero_variance)
         for metric, values in (
             (self.entropy, e.entropy), (self.information, e.mutual_information),

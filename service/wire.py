@@ -20,8 +20,16 @@ class PredictRequest(_Wire):
     timeout_ms: int = Field(60_000, ge=1, description="The caller's deadline, milliseconds from arrival.")
 
 
+class Decide(_Wire):
+    above: float = Field(ge=0.5, lt=1, description="Is the predicted class' mean probability above this?")
+    error: float = Field(gt=0, le=0.5, description="How likely each answer may be wrong.")
+
+
 class UncertaintyRequest(PredictRequest):
-    samples: int = Field(50, ge=2, le=10_000, description="Samples to draw; balanced rounds up to a multiple of 10.")
+    samples: int = Field(
+        50, ge=2, le=10_000,
+        description="The most samples to draw; balanced rounds up to a multiple of 10. 1000 with tolerance or decide.",
+    )
     seed: int = Field(0, ge=0, le=2**53 - 1, description="Same request and seed, same answer.")
     masks: Literal["shared", "independent"] = Field(
         "shared", description="One thinned network a sample for all rows, or masks of its own for every row."
@@ -32,6 +40,16 @@ class UncertaintyRequest(PredictRequest):
     )
     quantiles: list[float] | None = Field(None, description="Levels in (0, 1) of the samples.")
     include_samples: bool = Field(False, description="Return the samples themselves.")
+    tolerance: float | None = Field(
+        None, gt=0, lt=0.5, examples=[0.05],
+        description="Stop a row once each of its mean probabilities is known to ± this (95 %, anytime-valid). For "
+        "classification and multilabel; implies design iid.",
+    )
+    decide: Decide | None = Field(
+        None, examples=[{"above": 0.9, "error": 0.01}],
+        description="Stop a row once it is settled whether its predicted class' mean probability is above a limit. For "
+        "classification; implies design iid.",
+    )
 
 
 class Prediction(_Wire):
@@ -59,6 +77,8 @@ class Sampling(_Wire):
     dtype: str
     sites_active: int
     sites_total: int
+    tolerance: float | None = None
+    decide: Decide | None = None
 
 
 class Interval(_Wire):
@@ -86,6 +106,9 @@ class UncertainPrediction(_Wire):
     samples: int
     stopped: Literal["samples", "tolerance", "decision", "deadline"]
     settled: Literal["above", "below"] | None
+    after_stopping: bool = Field(
+        False, description="The row stopped on what its samples showed: its standard errors are optimistic."
+    )
     decision: Literal["accept", "abstain"] | None
     prediction_set: list[str] | None = None
     calibrated_probabilities: list[float] | None = None

@@ -6,16 +6,18 @@ from prometheus_client import generate_latest
 from service import events
 from service.metrics import Metrics
 
-SAMPLED = events.RowsSampled("m", 50, "samples", [0.2, 0.4], [0.1, 0.0], [0.3, 0.0], [0.01, 0.02], 1)
+SAMPLED = events.RowsSampled(
+    "m", 50, 70, {"samples": 1, "tolerance": 1}, [0.2, 0.4], [0.1, 0.0], [0.3, 0.0], [0.01, 0.02], 1)
 MOVES = [
     (events.RequestAnswered("m", "1", "predict", "ok", 0.02), 'errorbar_requests_total{code="ok"', 1),
     (events.RequestAnswered("m", "1", "predict", "ok", 0.02), 'errorbar_request_seconds_sum{mode="predict"', 0.02),
     (events.StageTimed("m", "device", 0.5), 'errorbar_stage_seconds_sum{model="m",stage="device"', 0.5),
     (events.QueueChanged("m", 7), 'errorbar_queue_rows{model="m"', 7),
     (events.BatchRan("m", "predict", 3), 'errorbar_batch_rows_sum{mode="predict"', 3),
-    (SAMPLED, 'errorbar_samples_total{model="m"', 100),
+    (SAMPLED, 'errorbar_samples_total{model="m"', 70),
     (SAMPLED, 'errorbar_samples_per_request_sum{model="m"', 50),
-    (SAMPLED, 'errorbar_stopped_total{model="m",reason="samples"', 2),
+    (SAMPLED, 'errorbar_stopped_total{model="m",reason="samples"', 1),
+    (SAMPLED, 'errorbar_stopped_total{model="m",reason="tolerance"', 1),
     (SAMPLED, 'errorbar_predictive_entropy_nats_sum{model="m"', 0.6),
     (SAMPLED, 'errorbar_mutual_information_nats_sum{model="m"', 0.1),
     (SAMPLED, 'errorbar_relative_std_sum{model="m"', 0.3),

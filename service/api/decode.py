@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -14,13 +15,14 @@ from torch import Tensor
 from service.errors import Fault, InvalidInput, InvalidOption, MalformedBody, UncertaintyUnavailable, nearest
 from service.repository import Input, Manifest, ReadyModel
 from service.sampling.sampler import MAX_SEED, METHODS
+from service.sampling.stopping import DEFAULT_SAMPLES, Decide, stop_rule
 from service.scheduling import Limits, Options
 
 DEFAULT_TIMEOUT_MS = 60_000
 _MAX_TIMEOUT_MS = 86_400_000
 _COMMON = ("instances", "timeout_ms")
-_OPTIONS = ("samples", "seed", "masks", "design", "method", "quantiles", "include_samples")
-_LATER = ("tolerance", "decide", "on_deadline", "priority")
+_OPTIONS = ("samples", "seed", "masks", "design", "method", "quantiles", "include_samples", "tolerance", "decide")
+_LATER = ("on_deadline", "priority")
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
@@ -58,6 +60,12 @@ def decode_options(payload: Mapping[str, Any], model: ReadyModel, limits: Limits
     if not model.sampler.samples_something:
         raise UncertaintyUnavailable(f"model {model.name!r} has no dropout to sample; use :predict")
     default = model.manifest.sampling
+    tolerance, decide = _tolerance(payload.get("tolerance")), _decide(payload.get("decide"))
+    if tolerance is not None or decide is not None:
+        if default.locked:
+            _wrong_option("decide" if tolerance is None else "tolerance",
+                          "this model is locked to the samples of its manifest, no row stops early")
+        default = replace(default, design="iid", samples=min(DEFAULT_SAMPLES, limits.samples))
     options = Options(
         samples=_integer("samples", payload.get("samples", default.samples), 2, limits.samples),
         seed=_integer("seed", payload.get("seed", default.seed), 0, MAX_SEED),
@@ -66,7 +74,9 @@ def decode_options(payload: Mapping[str, Any], model: ReadyModel, limits: Limits
         quantiles=_levels(payload.get("quantiles")),
         include_samples=_boolean("include_samples", payload.get("include_samples", False)),
         method=_choice("method", payload.get("method", "auto"), METHODS),
+        tolerance=tolerance, decide=decide,
     )
+    stop_rule(model.manifest.task, tolerance, decide, payload.get("design"), options.samples)
     for name in ("samples", "seed", "masks", "design"):
         if default.locked and getattr(options, name) != getattr(default, name):
             _wrong_option(name, f"this model is locked to {getattr(default, name)!r}")
@@ -81,6 +91,31 @@ def _integer(field: str, value: Any, low: int, high: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         _wrong_option(field, f"an integer from {low} to {high} expected, got {_shown(value)}")
     return value
+
+
+def _tolerance(value: Any) -> float | None:
+    return None if value is None else _number("tolerance", value)
+
+
+def _decide(value: Any) -> Decide | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        _wrong_option("decide", f'{{"above": 0.9, "error": 0.01}} expected, got {_kind(value)}')
+    known = ("above", "error")
+    for key in value:
+        if key not in known:
+            _wrong_option(f"decide.{key}", f"not a field of decide{nearest(key, known)}")
+    for key in known:
+        if key not in value:
+            _wrong_option(f"decide.{key}", "missing")
+    return Decide(*(_number(f"decide.{key}", value[key]) for key in known))
+
+
+def _number(field: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        _wrong_option(field, f"a number expected, got {_shown(value)}")
+    return float(value)
 
 
 def _boolean(field: str, value: Any) -> bool:

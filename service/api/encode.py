@@ -10,6 +10,7 @@ import orjson
 
 from service.repository import ReadyModel
 from service.scheduling import Answer, Options
+from service.scheduling.job import Stops
 
 NOT_CALIBRATED = "the model has no calibration"
 
@@ -50,10 +51,30 @@ def uncertainty_body(
         "sampling": {
             "method": answer.method, "samples": answer.samples, "seed": options.seed, "masks": options.masks,
             "design": options.design, "dtype": manifest.dtype,
-            "sites_active": sum(s.active for s in sites), "sites_total": len(sites),
+            "sites_active": sum(s.active for s in sites), "sites_total": len(sites), **_asked_to_stop(options),
         },
         "predictions": rows,
     }
+
+
+def _asked_to_stop(options: Options) -> dict[str, Any]:
+    if options.decide is not None:
+        return {"decide": {"above": options.decide.above, "error": options.decide.error}}
+    return {} if options.tolerance is None else {"tolerance": options.tolerance}
+
+
+def _stopped_row(stops: Stops, place: int) -> dict[str, Any]:
+    return {
+        "samples": stops.samples[place], "se_df": stops.samples[place] - 1, "stopped": stops.stopped[place],
+        "settled": stops.settled[place], "after_stopping": stops.after_stopping[place],
+    }
+
+
+def _own_values(values: dict[str, Any], samples: int) -> dict[str, Any]:
+    """What a row has of its own: the samples it rests on, and no number where NaN says that there is none."""
+    if "sample_values" in values:
+        values["sample_values"] = values["sample_values"][:samples]
+    return {name: None if value is None or np.isnan(value).any() else value for name, value in values.items()}
 
 
 def _uncertain_row(
@@ -61,6 +82,8 @@ def _uncertain_row(
 ) -> dict[str, Any]:
     manifest = model.manifest
     values: dict[str, Any] = {name: None if array is None else array[place] for name, array in answer.arrays.items()}
+    if answer.stops is not None:
+        values = _own_values(values, answer.stops.samples[place])
     labelled = manifest.task in ("classification", "multilabel")
     row: dict[str, Any] = {}
     if labelled and manifest.labels is not None:
@@ -76,9 +99,11 @@ def _uncertain_row(
     if labelled:
         row |= {"prediction_set": None, "calibrated_probabilities": None}
     row |= {k: _columns_dropped(values[k], manifest.task) for k in kept if k in values}
+    row |= {"samples": answer.samples, "stopped": "samples", "settled": None}
+    if answer.stops is not None:
+        row |= _stopped_row(answer.stops, place)
     return row | {
-        "samples": answer.samples, "stopped": "samples", "settled": None, "decision": None,
-        "ood_score": None, "calibration_reason": NOT_CALIBRATED, "out_of_range": outside,
+        "decision": None, "ood_score": None, "calibration_reason": NOT_CALIBRATED, "out_of_range": outside,
     }
 
 

@@ -27,6 +27,7 @@ from service.sampling.arming import (
 )
 from service.sampling.bank import Draw
 from service.sampling.capture import output_of
+from service.sampling.layouts import Layout
 from service.sampling.marks import alpha_scale, checked_rate
 from service.sampling.masks import MAX_OUTER, dropped
 from service.sampling.plan import Plan
@@ -92,7 +93,9 @@ def settle_resting(module: nn.Module, rows: Inputs, positional: bool) -> None:
     candidates = with_running_statistics(module)
     drawing: set[str] = set()
     if candidates:
-        network = EagerNetwork(copy.deepcopy(module), positional, list(rows))
+        trial = copy.deepcopy(module)
+        rest(trial, ())
+        network = EagerNetwork(trial, positional, list(rows))
 
         def noted(site: str, _shape: tuple[int, ...], keep: float) -> Tensor:
             drawing.add(network.kind(site)[1])
@@ -116,6 +119,7 @@ def eager_plan(
     return Plan(
         predict=_Function(lambda *inputs: (network.predict(inputs),)), prefix=_Function(lambda *inputs: inputs),
         suffix=nn.Module(), chain=None, ending=None, sites=sites, marks=[], layouts=[],
+        prefix_layouts=[Layout(0)] * len(rows),
         masks=[s.name for s in sites if s.active],
         prefix_width=sum(widths[:-1]), suffix_width=widths[-1], output_shape=tuple(output.shape[1:]),
         network=network, reason=reason,

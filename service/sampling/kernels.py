@@ -95,6 +95,12 @@ class Thinned:
         return self._chain.thinned([_bits(site, draw) for site in self._sites])
 
 
+def tiles(rows: int, most: int) -> list[range]:
+    """Rows in parts of at most that many, as even as can be."""
+    tile = -(-rows // -(-rows // most))
+    return [range(start, min(start + tile, rows)) for start in range(0, rows, tile)]
+
+
 def _bits(site: Site, draw: Draw) -> np.ndarray:
     return dropped(draw.design, draw.seed, site.name, site.p, site.mask_shape, draw.first, draw.samples)
 

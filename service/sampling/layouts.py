@@ -7,6 +7,7 @@ one row and seeing what moves.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +40,20 @@ class Layout(NamedTuple):
         """Undoes `split` with that many numbers of rows."""
         last = self.axis + rows + (self.per_row > 1) - 1
         return value.flatten(self.axis, last) if last > self.axis else value
+
+    def picked(self, value: Tensor, rows: Tensor) -> Tensor:
+        """Those rows only."""
+        return self.joined(self.split(value, -1).index_select(self.lead, rows), 1)
+
+    def part(self, value: Tensor, rows: range) -> Tensor:
+        """Rows that lie together."""
+        return self.joined(self.split(value, -1).narrow(self.lead, rows.start, len(rows)), 1).contiguous()
+
+    def together(self, values: Sequence[Tensor]) -> Tensor:
+        """Parts one after the other."""
+        if len(values) == 1:
+            return values[0]
+        return self.joined(torch.cat([self.split(value, -1) for value in values], self.lead), 1)
 
 
 class Layouts:

@@ -50,6 +50,7 @@ class Plan:
     marks: list[Mark]
     layouts: list[Layout]
     masks: list[str]
+    prefix_layouts: list[Layout | None]  # where the values of the prefix have their rows; None where they have none
     prefix_width: int  # numbers in all values of the prefix that the suffix reads, for one row
     suffix_width: int  # numbers in the largest value of the suffix, for one row and one sample
     output_shape: tuple[int, ...]
@@ -89,6 +90,7 @@ def make_plan(captured: Captured, patterns: Sequence[str] | None, raw_output: bo
         marks=list(marks.values()),
         layouts=list(places.values()),
         masks=[active[node] for node in builder.mask_nodes],
+        prefix_layouts=[layouts.of(n) for n in boundary],
         prefix_width=max(1, sum(_width(n) for n in boundary)),
         suffix_width=max((_width(n) for n in tainted), default=1),
         output_shape=tuple(int(n) for n in shape[1:]),

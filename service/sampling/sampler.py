@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,12 +19,22 @@ from service.sampling.capture import output_of
 from service.sampling.conditional import Conditional, Ending
 from service.sampling.device import exact_float32
 from service.sampling.eager import Eager, moves_output
-from service.sampling.kernels import Folded, Kernel, Thinned, fastest_from
+from service.sampling.kernels import Folded, Kernel, Thinned, fastest_from, tiles
 from service.sampling.masks import Design
 from service.sampling.plan import Plan
 from service.sampling.reference import SiteNoise, reference_sample
 from service.sampling.sites import Site
-from service.statistics import BLOCK, Accumulator, ClosedForm, ConditionalAccumulator, Method, Task, Uncertainty
+from service.sampling.stopping import DEFAULT_SAMPLES, SEEN_BYTES, Decide, Remaining, StopRule, stop_rule, until_settled
+from service.statistics import (
+    BLOCK,
+    Accumulator,
+    ClosedForm,
+    ConditionalAccumulator,
+    Method,
+    StoppedUncertainty,
+    Task,
+    Uncertainty,
+)
 
 MaskSharing = Literal["shared", "independent"]
 MethodChoice = Literal["auto", "sampled"]
@@ -102,26 +113,40 @@ class Sampler:
             return self._checked(self._head(output))
 
     def uncertainty(
-        self, inputs: ExampleInputs, samples: int = 50, seed: int = 0, masks: MaskSharing = "shared",
-        design: Design = "balanced", include_samples: bool = False, first_row: int = 0,
+        self, inputs: ExampleInputs, samples: int | None = None, seed: int = 0, masks: MaskSharing = "shared",
+        design: Design | None = None, include_samples: bool = False, first_row: int = 0,
         checkpoint: Callable[[], None] | None = None, kernel: Kernel | None = None, method: MethodChoice = "auto",
+        tolerance: float | None = None, decide: Decide | Mapping[str, float] | None = None,
     ) -> Uncertainty:
         """Draws dropout masks and summarises the outputs.
 
-        Args: samples: at least 2; balanced rounds up to a multiple of 10.
+        Args: samples: at least 2; balanced rounds up to a multiple of 10. 50, or 1000 with tolerance or decide.
               seed: 0 to 2^53 - 1; the same request and seed give the same answer.
               masks: "shared": a sample is one thinned network applied to every row. "independent": every row has
               masks of its own, keyed by its place in the request.
+              design: "balanced", or "iid", which tolerance and decide imply.
               first_row: place of the first of these rows, where they are a part of a longer request.
               checkpoint: called after each chunk of samples and rows; what it raises ends the work.
               kernel: one of `kernels`, to sample with; by default the one found fastest for that many rows.
               method: "auto": averages over the last site's masks exactly where affine maps alone follow it and the
               answer is the raw output, unless samples are to be included. "sampled": never.
+              tolerance: stop a row once each of its means is known to ± this; a number between 0 and 0.5.
+              decide: {"above": m, "error": a}: stop a row once it is settled whether the mean probability of its
+              predicted class is above m; see `service.sampling.stopping`. A row that stops after n samples has the
+              answer of `samples=n, design="iid"`.
         Errors: InvalidOption, InvalidInput, UncertaintyUnavailable (no active site), ModelFailed (not finite).
         """
         rows = self._as_rows(inputs)
+        rule = stop_rule(self.task, tolerance, decide, design, samples)
+        design = design or ("balanced" if rule is None else "iid")
+        if samples is None:
+            samples = 50 if rule is None else DEFAULT_SAMPLES
         samples = self._checked_options(samples, seed, masks, design)
         count = len(next(iter(rows.values())))
+        if rule is not None:
+            first = first_row if masks == "independent" else None
+            with torch.no_grad(), exact_float32(self._device):
+                return self._until_settled(rows, first, samples, seed, rule, include_samples, checkpoint, kernel)
         chosen = self.method_for(method, include_samples or kernel is not None)
         if chosen == "sampled":
             kernel = self._kernel_for(count, masks, kernel)
@@ -222,16 +247,15 @@ class Sampler:
         """Runs all samples of some rows. first_row: place of the first one in its request, where rows have masks of
         their own."""
         count = len(next(iter(rows.values())))
-        tile = -(-count // -(-count // kernel.rows))  # as even as can be
-        tiles = [range(start, min(start + tile, count)) for start in range(0, count, tile)]
+        parts = tiles(count, kernel.rows)
         prefix = self._split(kernel).prefix
-        values = [prefix.forward(*(v[t.start : t.stop] for v in rows.values())) for t in tiles]
-        accumulators = [self._accumulator(kernel, design == "balanced", keep) for _ in tiles]
-        size = self._chunk(kernel, tile, first_row is not None)
+        values = [prefix.forward(*(v[t.start : t.stop] for v in rows.values())) for t in parts]
+        accumulators = [self._accumulator(kernel, design == "balanced", keep) for _ in parts]
+        size = self._chunk(kernel, len(parts[0]), first_row is not None)
         for first in range(0, samples, size):
             draw = Draw(design, seed, first, min(size, samples - first), samples)
             shared = kernel.drawn(draw, None) if first_row is None else None
-            for part, read, accumulator in zip(tiles, values, accumulators, strict=True):
+            for part, read, accumulator in zip(parts, values, accumulators, strict=True):
                 drawn = shared or kernel.drawn(draw, np.arange(part.start, part.stop) + (first_row or 0))
                 output = kernel.run(read, len(part), draw.samples, drawn)
                 accumulator.add(self._head(output).reshape(draw.samples, len(part), -1))
@@ -251,6 +275,50 @@ class Sampler:
         if kernel is not self._conditional:
             return Accumulator(self.task, balanced, keep)
         return ClosedForm() if self.closed_form else ConditionalAccumulator(balanced)
+
+    def _until_settled(
+        self, rows: Inputs, first_row: int | None, samples: int, seed: int, rule: StopRule, keep: bool,
+        checkpoint: Callable[[], None] | None, kernel: Kernel | None,
+    ) -> StoppedUncertainty:
+        """Runs rows until each has settled or has all samples. first_row: as in `_accumulate`."""
+        count, columns = len(next(iter(rows.values()))), math.prod(self.output_shape)
+        group = max(1, min(_PREFIX_BYTES // (4 * self._plan.prefix_width), SEEN_BYTES // (4 * samples * columns)))
+        groups = []
+        for start in range(0, count, group):
+            some = {name: value[start : start + group] for name, value in rows.items()}
+            size = min(group, count - start)
+            draw = self._drawing(some, None if first_row is None else first_row + start, seed, checkpoint, kernel)
+            watch = rule.watch(partial(self.predict, some), (samples, size, columns), self._device)
+            groups.append(until_settled(watch, self.task, samples, size, draw, keep, self._device))
+        return StoppedUncertainty(groups, self.output_shape, samples, rule.reason)
+
+    def _drawing(
+        self, rows: Inputs, first_row: int | None, seed: int, checkpoint: Callable[[], None] | None,
+        wanted: Kernel | None,
+    ) -> Callable[[int, int, Tensor], Tensor]:
+        """What draws the samples of those of `rows` that still sample: see `until_settled`."""
+        masks = "shared" if first_row is None else "independent"
+        remaining = Remaining(self._plan, rows, self._general.rows, self._device)
+
+        def draw(first: int, most: int, active: Tensor) -> Tensor:
+            remaining.keep(active)
+            kernel = self._kernel_for(len(active), masks, wanted)
+            parts = tiles(len(active), kernel.rows)
+            size = min(most, self._chunk(kernel, len(parts[0]), first_row is not None))
+            # the bank keeps the first samples for the next request, though more may be needed
+            some = Draw("iid", seed, first, size, first + size)
+            shared = kernel.drawn(some, None) if first_row is None else None
+            outputs = []
+            for part in parts:
+                places = active[part.start : part.stop].cpu().numpy() + (first_row or 0)
+                drawn = shared or kernel.drawn(some, places)
+                output = kernel.run(remaining.tile(part), len(part), size, drawn)
+                outputs.append(self._head(output).reshape(size, len(part), -1))
+                if checkpoint is not None:
+                    checkpoint()
+            return self._checked(torch.cat(outputs, 1))
+
+        return draw
 
     def _chunk(self, kernel: Kernel, rows: int, independent: bool) -> int:
         """Samples that run at once: a multiple of 10."""

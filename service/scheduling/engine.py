@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import Future
 from dataclasses import replace
 from queue import SimpleQueue
@@ -16,7 +16,7 @@ from service.clock import Clock, MonotonicClock
 from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, Overloaded
 from service.repository import ReadyModel
 from service.sampling.sampler import METHODS
-from service.scheduling.job import Answer, Array, Job, Mode, Options
+from service.scheduling.job import Answer, Array, Job, Mode, Options, Stops
 from service.scheduling.limits import Limits
 from service.statistics import Method, Uncertainty
 
@@ -129,11 +129,12 @@ class Engine:
             result = job.model.sampler.uncertainty(
                 job.tensors, o.samples, o.seed, o.masks, o.design, include_samples=o.keeps_samples,
                 first_row=o.first_row, checkpoint=lambda: self._keep_deadline(job), method=o.method,
+                tolerance=o.tolerance, decide=o.decide,
             )
             ran = self._clock.now()
-            answer = Answer(_arrays(job, o, result), result.se_df, result.samples, result.method)
+            answer = Answer(_arrays(job, o, result), result.se_df, result.samples, result.method, _stops(o, result))
         ended = self._clock.now()
-        self._learn(job, ended - started)
+        self._learn(job, ended - started, job.passes if answer.stops is None else sum(answer.stops.samples))
         timings = {"queue": started - queued_at, "device": ran - started, "summary": ended - ran}
         self._observe(events.BatchRan(name, job.mode, job.rows))
         for stage, seconds in timings.items():
@@ -146,9 +147,9 @@ class Engine:
         if self._clock.now() > job.deadline:
             raise DeadlineExceeded("the deadline passed before the answer was ready; what was computed is thrown away")
 
-    def _learn(self, job: Job, seconds: float) -> None:
+    def _learn(self, job: Job, seconds: float, passes: int) -> None:
         key = _kind(job)
-        seen = seconds / job.passes
+        seen = seconds / passes
         before = self._pass_s.get(key, seen)
         # the cheapest pass seen so far counts most: small requests carry their fixed cost
         self._pass_s[key] = min(seen, before) if seen < before else before + _LEARNING_RATE * (seen - before)
@@ -171,6 +172,12 @@ def _arrays(job: Job, options: Options, result: Uncertainty) -> dict[str, Array 
     return {name: None if value is None else value.cpu().numpy() for name, value in found.items()}
 
 
+def _stops(options: Options, result: Uncertainty) -> Stops | None:
+    if options.tolerance is None and options.decide is None:
+        return None
+    return Stops(result.samples_per_row.tolist(), result.stopped, result.settled, result.after_stopping)
+
+
 def _sampled(job: Job, answer: Answer) -> events.RowsSampled:
     arrays = {name: value for name, value in answer.arrays.items() if value is not None}
     mean, std = (arrays[name].reshape(job.rows, -1) for name in ("mean", "std"))
@@ -182,7 +189,9 @@ def _sampled(job: Job, answer: Answer) -> events.RowsSampled:
         for name in ("entropy", "mutual_information")
     }
     error = arrays["mean_se"].reshape(job.rows, -1).max(1).tolist() if "mean_se" in arrays else []
+    counts = [answer.samples] * job.rows if answer.stops is None else answer.stops.samples
+    reasons = Counter(["samples"] * job.rows if answer.stops is None else answer.stops.stopped)
     return events.RowsSampled(
-        job.model.name, answer.samples, "samples", per_row["entropy"], per_row["mutual_information"],
+        job.model.name, max(counts), sum(counts), dict(reasons), per_row["entropy"], per_row["mutual_information"],
         relative.tolist(), error, int((std.max(1) == 0).sum()),
     )

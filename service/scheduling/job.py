@@ -13,7 +13,9 @@ from torch import Tensor
 from service.repository import ReadyModel
 from service.sampling.masks import Design
 from service.sampling.sampler import MaskSharing, MethodChoice
+from service.sampling.stopping import Decide
 from service.statistics import BLOCK, Method
+from service.statistics.summary import Side, StopReason
 
 Mode = Literal["predict", "uncertainty"]
 Array = NDArray[np.floating] | NDArray[np.integer]
@@ -29,6 +31,8 @@ class Options:
     design: Design
     quantiles: tuple[float, ...] = ()
     include_samples: bool = False
+    tolerance: float | None = None
+    decide: Decide | None = None
     first_row: int = 0  # place of the first row, where a long file is asked about in parts
     method: MethodChoice = "auto"
 
@@ -39,7 +43,7 @@ class Options:
 
     @property
     def effective_samples(self) -> int:
-        """Balanced samples come in whole blocks of 10."""
+        """The most that a row may have; balanced samples come in whole blocks of 10."""
         return -(-self.samples // BLOCK) * BLOCK if self.design == "balanced" else self.samples
 
 
@@ -71,19 +75,32 @@ class Job:
 
     @property
     def passes(self) -> int:
-        """Rows × samples: what the work is proportional to. A closed form costs each row once."""
+        """Rows × samples: what the work is proportional to, if no row stops early. A closed form costs each row
+        once."""
         if self.options is None or self.method == "closed_form":
             return self.rows
         return self.rows * self.options.effective_samples
 
 
 @dataclass(frozen=True)
+class Stops:
+    """Where each row's sampling ended and why; lists over rows. See `Uncertainty`."""
+
+    samples: list[int]
+    stopped: list[StopReason]
+    settled: list[Side | None]
+    after_stopping: list[bool]
+
+
+@dataclass(frozen=True)
 class Answer:
     """arrays: rows first; a prediction has `values`, an uncertainty the names of the contract. None: does not exist.
-    samples: that were drawn, 0 for a prediction and a closed form. method: None for a prediction."""
+    samples: that were drawn, 0 for a prediction and a closed form. method: None for a prediction. stops: where rows
+    could stop early; then NaN stands in a row that has no such number, and `se_df` is each row's samples - 1."""
 
     arrays: Mapping[str, Array | None]
     se_df: int | None = None
     samples: int = 0
     method: Method | None = None
+    stops: Stops | None = None
     timings_s: Mapping[str, float] = field(default_factory=dict)

@@ -2,6 +2,10 @@
 
 from service.statistics.blocks import BLOCK
 from service.statistics.conditional import ClosedForm, ConditionalAccumulator
+from service.statistics.stopped import StoppedUncertainty
 from service.statistics.summary import Accumulator, Method, Task, Uncertainty
 
-__all__ = ["BLOCK", "Accumulator", "ClosedForm", "ConditionalAccumulator", "Method", "Task", "Uncertainty"]
+__all__ = [
+    "BLOCK", "Accumulator", "ClosedForm", "ConditionalAccumulator", "Method", "StoppedUncertainty", "Task",
+    "Uncertainty",
+]

@@ -17,6 +17,8 @@ _MAX_PENDING = 2  # chunks
 
 Task = Literal["classification", "regression", "multilabel", "generic"]
 Method = Literal["sampled", "closed_form", "rao_blackwell"]
+StopReason = Literal["samples", "tolerance", "decision"]
+Side = Literal["above", "below"]
 
 
 class Accumulator:
@@ -115,6 +117,26 @@ class Uncertainty:
     def samples(self) -> int:
         """How many samples each row rests on."""
         return self._parts[0].samples
+
+    @cached_property
+    def samples_per_row(self) -> Tensor:
+        """(rows,), int64: differs between rows only where they could stop early."""
+        return torch.full((len(self.mean),), self.samples)
+
+    @property
+    def stopped(self) -> list[StopReason]:
+        """Why each row's sampling ended: all samples were drawn, or its tolerance or decision was settled."""
+        return ["samples"] * len(self.mean)
+
+    @property
+    def settled(self) -> list[Side | None]:
+        """For each row whether its class' probability was settled to be above or below the limit; None if neither."""
+        return [None] * len(self.mean)
+
+    @property
+    def after_stopping(self) -> list[bool]:
+        """Rows that were stopped on what their samples showed: plug-in standard errors are optimistic there."""
+        return [False] * len(self.mean)
 
     @cached_property
     def mean(self) -> Tensor:

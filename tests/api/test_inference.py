@@ -179,8 +179,6 @@ def test_a_body_without_instances_says_so(client) -> None:
     ({"quantiles": []}, "quantiles"),
     ({"include_samples": 1}, "true or false"),
     ({"timeout_ms": 0}, "timeout_ms"),
-    ({"tolerance": 0.01}, "not available for this model"),
-    ({"decide": {"above": 0.9, "error": 0.01}}, "not available for this model"),
     ({"on_deadline": "partial"}, "not available for this model"),
     ({"priority": 5}, "not available for this model"),
 ])

@@ -1,0 +1,163 @@
+"""Early stop: rows leave the batch as they settle. What the rules mean stands in `service.statistics.confidence`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NoReturn
+
+import torch
+from torch import Tensor
+
+from service.errors import Fault, InvalidOption
+from service.sampling.arming import Inputs
+from service.sampling.kernels import tiles
+from service.sampling.plan import Plan
+from service.statistics import BLOCK, Task
+from service.statistics.settling import DecisionWatch, ToleranceWatch, Watch, least_for_decision
+from service.statistics.stopped import StoppedRows
+from service.statistics.summary import StopReason
+
+DEFAULT_SAMPLES = 1000
+SEEN_BYTES = 64 << 20  # samples that are kept of rows that run together, until all of them have stopped
+_MAX_TOLERANCE, _MAX_ERROR = 0.5, 0.5
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Stop a row once each of its means is known to ± `within` (anytime-valid, 95 % each)."""
+
+    within: float
+    reason: ClassVar[StopReason] = "tolerance"
+
+    def watch(self, predicted: Callable[[], Tensor], shape: tuple[int, int, int], device: torch.device) -> Watch:
+        samples, rows, columns = shape
+        return ToleranceWatch(self.within, rows, columns, samples, device)
+
+
+@dataclass(frozen=True)
+class Decide:
+    """Stop a row once it is settled whether the mean probability of its predicted class is above `above`; each answer
+    is wrong with probability at most `error`. The class is the deterministic pass's."""
+
+    above: float
+    error: float
+    reason: ClassVar[StopReason] = "decision"
+
+    def watch(self, predicted: Callable[[], Tensor], shape: tuple[int, int, int], device: torch.device) -> Watch:
+        return DecisionWatch(self.above, self.error, predicted().argmax(1))
+
+
+StopRule = Tolerance | Decide
+
+
+def stop_rule(
+    task: Task, tolerance: float | None, decide: Decide | Mapping[str, float] | None, design: str | None,
+    samples: int | None,
+) -> StopRule | None:
+    """The rule that a request asks for; None where it asks for none. design, samples: None where it does not say.
+
+    InvalidOption, with the option's path, where the rule is out of range, not for this task, asked for with balanced
+    samples, or could not settle within so many samples.
+    """
+    if tolerance is None and decide is None:
+        return None
+    name = "tolerance" if decide is None else "decide"
+    if tolerance is not None and decide is not None:
+        _refuse("decide", "give tolerance or decide, not both: a row stops for one reason")
+    if task not in ("classification", "multilabel") or (task == "multilabel" and decide is not None):
+        kind = "classification models" if decide is not None else "classification and multilabel models"
+        _refuse(name, f"only for {kind}, this one is of the task {task}")
+    if design not in (None, "iid"):
+        _refuse("design", f'{name} rests on independent samples: leave design out or say "iid", got {design!r}')
+    if tolerance is not None:
+        if not 0 < tolerance < _MAX_TOLERANCE:
+            _refuse("tolerance", f"a number between 0 and {_MAX_TOLERANCE} expected, got {tolerance!r}")
+        return Tolerance(tolerance)
+    assert decide is not None
+    rule = decide if isinstance(decide, Decide) else Decide(**decide)
+    if not 0.5 <= rule.above < 1:
+        _refuse("decide.above", f"a number from 0.5 to less than 1 expected, got {rule.above!r}")
+    if not 0 < rule.error <= _MAX_ERROR:
+        _refuse("decide.error", f"a number over 0, at most {_MAX_ERROR}, expected, got {rule.error!r}")
+    least = least_for_decision(rule.above, rule.error)
+    samples = DEFAULT_SAMPLES if samples is None else samples
+    if samples < least:
+        _refuse("samples", f"at least {least} are needed to decide above {rule.above!r} with error {rule.error!r}, "
+                           f"got {samples}")
+    return rule
+
+
+def _refuse(path: str, message: str) -> NoReturn:
+    raise InvalidOption(f"{path}: {message}", faults=[Fault(path, message)])
+
+
+def until_settled(
+    watch: Watch, task: Task, samples: int, rows: int, draw: Callable[[int, int, Tensor], Tensor], keep: bool,
+    device: torch.device,
+) -> StoppedRows:
+    """Draws samples of rows block by block; rows that the watch calls settled are not drawn again.
+
+    draw: (first sample, most samples, places of the rows) to (samples, rows, columns), in whole blocks of 10 but for
+    the very last. Holds what it drew, rows × samples × columns float32, until all rows have stopped: the limits of a
+    tolerance move with the mean, and the statistics of a row are those of exactly its own samples.
+    """
+    seen = torch.empty(0)
+    counts = torch.full((rows,), samples, device=device)
+    sides, early = torch.zeros_like(counts), torch.zeros_like(counts, dtype=torch.bool)
+    active, done = torch.arange(rows, device=device), 0
+    while done < samples and len(active):
+        values = draw(done, min(block(done, watch.least), samples - done), active)
+        if not done:  # samples innermost in memory: a watch reads all samples of some rows and columns
+            seen = values.new_empty(rows, values.shape[2], samples).permute(2, 0, 1)
+        end = done + len(values)
+        seen[done:end, active] = values
+        at, side = watch.look(seen, done, end, active)
+        stops = at > 0
+        gone = active[stops]
+        counts[gone], sides[gone], early[gone] = at[stops], side[stops], True
+        active, done = active[~stops], end
+    return StoppedRows.of(seen, counts, early, sides, task, keep)
+
+
+def block(done: int, least: int) -> int:
+    """How many samples to draw before the next look, in tens: at first as many as the quickest row needs, then an
+    eighth of what there is, so that few are drawn in vain and few rows of few samples run."""
+    wanted = least if not done else done // 8
+    return max(BLOCK, -(-wanted // BLOCK) * BLOCK)
+
+
+class Remaining:
+    """What the prefix gives for the rows that still sample."""
+
+    def __init__(self, plan: Plan, inputs: Inputs, at_once: int, device: torch.device) -> None:
+        """at_once: rows that run through the prefix together."""
+        self._layouts = plan.prefix_layouts
+        count = len(next(iter(inputs.values())))
+        made = [plan.prefix.forward(*(value[t.start : t.stop] for value in inputs.values()))
+                for t in tiles(count, at_once)]
+        self._values: list[Tensor] = [
+            values[0] if layout is None else layout.together(values)
+            for values, layout in zip(zip(*made, strict=True), self._layouts, strict=True)
+        ]
+        self._rows = torch.arange(count, device=device)
+
+    def keep(self, rows: Tensor) -> None:
+        """Leaves out all but these places, ascending, of the rows at the start."""
+        if len(rows) == len(self._rows):
+            return
+        where = torch.searchsorted(self._rows, rows)
+        self._values = [
+            value if layout is None else layout.picked(value, where)
+            for value, layout in zip(self._values, self._layouts, strict=True)
+        ]
+        self._rows = rows
+
+    def tile(self, part: range) -> list[Tensor]:
+        """Of the rows that remain, the ones from part.start on."""
+        if len(part) == len(self._rows):
+            return self._values
+        return [
+            value if layout is None else layout.part(value, part)
+            for value, layout in zip(self._values, self._layouts, strict=True)
+        ]
