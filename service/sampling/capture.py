@@ -25,6 +25,7 @@ from service.sampling.expansion import expand, silenced
 from service.sampling.functional import RECURRENT, functional
 from service.sampling.marks import Mark, drop, sites_of
 from service.sampling.noise import collapse
+from service.sampling.passes import channels_last, fold_batch_norm, sink
 
 _aten = torch.ops.aten
 _LAYOUT = {"clone", "contiguous", "detach", "alias"}
@@ -70,8 +71,11 @@ def capture(module: nn.Module, rows: Inputs, positional: bool) -> Captured:
     collapse(graph)
     _check_twins(graph, prediction)
     expand(graph)
+    for each in (graph, prediction):
+        fold_batch_norm(each, root)
+        channels_last(each, root)
     symbol = next(n for n in graph.nodes if n.op == "placeholder").meta["val"].shape[0]
-    return Captured(graph, prediction, root, sites_of(graph), symbol, rows)
+    return Captured(graph, prediction, root, sink(graph, sites_of(graph)), symbol, rows)
 
 
 @contextmanager
