@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run; auto is cuda where there is.")
     threads: int | None = Field(None, ge=1, description="CPU threads of one pass; by default torch's own choice.")
-    grace_s: float = Field(30.0, gt=0, description="Seconds to finish what is in flight after SIGTERM.")
+    grace_s: float = Field(
+        30.0, gt=0, le=3600, description="Seconds to finish what is in flight after SIGTERM, rounded up to whole ones.")
     body_bytes: int = Field(Limits.body_bytes, gt=0, description="Largest request body, bytes.")
     rows: int = Field(Limits.rows, gt=0, description="Most rows in a request.")
     samples: int = Field(Limits.samples, ge=2, description="Most samples a request may ask for.")

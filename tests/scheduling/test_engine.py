@@ -144,6 +144,70 @@ def test_draining_answers_what_was_admitted_and_refuses_the_rest(model) -> None:
         engine.submit(job(model))
 
 
+def test_warming_a_model_is_not_refused_while_the_queue_is_full(model) -> None:
+    clock = ManualClock()
+    engine = Engine(Limits(queue_s=2.0), clock)
+    engine.submit(job(model, act=lambda _: (clock.advance(1.0), torch.ones(1, 2))[1])).result()
+    release, first = blocked(engine, model)
+    engine.submit(job(model))
+    with pytest.raises(Overloaded):
+        engine.submit(job(model))
+    warming = threading.Thread(target=engine.warm, args=(model,))
+    warming.start()
+    clock.advance(10_000)
+    release.set()
+    warming.join(60)
+    assert not warming.is_alive()
+    first.result()
+    assert engine.submit(job(model, rows=2, samples=20)).result().arrays["mean"].shape == (2, 2)
+    engine.drain()
+
+
+def test_a_model_that_fails_while_it_is_warmed_says_so(model) -> None:
+    def act(_: Any) -> torch.Tensor:
+        raise RuntimeError("boom")
+
+    engine = Engine()
+    with pytest.raises(ModelFailed, match="boom"):
+        engine.warm(replace(model, sampler=Scripted(act)))  # type: ignore[arg-type]
+    engine.drain()
+
+
+def test_what_nobody_waits_for_any_more_ends_at_its_next_checkpoint(model, monkeypatch) -> None:
+    engine = Engine()
+    release, first = blocked(engine, model)
+    sampled, plain = engine.submit(job(model, rows=100, samples=10_000)), engine.submit(job(model))
+    join = engine._thread.join
+    monkeypatch.setattr(engine._thread, "join", lambda: (release.set(), join(30)))  # what runs ends once drain waits
+    engine.drain(abandon=True)
+    assert not engine._thread.is_alive()
+    assert first.done()
+    for abandoned in (sampled, plain):
+        with pytest.raises(Draining):
+            abandoned.result()
+
+
+def test_a_job_that_runs_when_the_server_gives_up_ends_early(model) -> None:
+    chunks: list[int] = []
+    engine = Engine()
+
+    class Interrupted:
+        samples_something = True
+
+        def uncertainty(self, *arguments: Any, checkpoint: Any, **options: Any) -> Any:
+            for chunk in range(1000):
+                chunks.append(chunk)
+                if chunk == 3:
+                    engine._abandoned = True
+                checkpoint()
+
+    stopped = replace(job(model, samples=20), model=replace(model, sampler=Interrupted()))  # type: ignore[arg-type]
+    with pytest.raises(Draining):
+        engine.submit(stopped).result()
+    assert chunks == [0, 1, 2, 3]
+    engine.drain()
+
+
 def test_a_job_whose_caller_gave_up_is_not_run(model) -> None:
     engine = Engine()
     release, first = blocked(engine, model)
