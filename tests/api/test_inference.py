@@ -192,7 +192,8 @@ def test_a_wrong_option_is_refused_by_name(client, fields, words) -> None:
 
 
 @pytest.mark.parametrize(("option", "words"), [
-    ("samples", "an option of :uncertainty"), ("on_deadline", "not available in this version"), ("sampels", "not a field"),
+    ("samples", "an option of :uncertainty"), ("on_deadline", "not available in this version"),
+    ("sampels", "not a field"),
 ])
 def test_an_option_of_uncertainty_is_refused_by_predict(client, option, words) -> None:
     body = predict(client, [FLOWER], **{option: 50}).json()
@@ -211,8 +212,8 @@ def test_a_parameter_of_the_query_string_is_refused_not_ignored(client, query, w
 
 
 @pytest.mark.parametrize(("accept", "status"), [
-    ("text/event-stream", 422), ("text/event-stream; q=1, text/html", 422), ("text/event-stream, application/json", 200),
-    ("text/event-stream, */*;q=0.1", 200), ("text/html", 200),
+    ("text/event-stream", 422), ("text/event-stream; q=1, text/html", 422), ("text/html", 200),
+    ("text/event-stream, application/json", 200), ("text/event-stream, */*;q=0.1", 200),
 ])
 def test_who_takes_only_a_stream_of_events_is_refused(client, accept, status) -> None:
     headers = {"Accept": accept}
