@@ -116,7 +116,7 @@ def test_options_may_be_numpys(client) -> None:
     assert answer.response.predictions[0].sample_values is not None
 
 
-@pytest.mark.parametrize("url", ["http://[bad", "http://x:99999", "nowhere", "ftp://x"])
+@pytest.mark.parametrize("url", ["http://x:abc", "http://\x00", "http://[bad", "nowhere", "ftp://x"])
 def test_an_address_that_is_none_is_a_failed_connection(url) -> None:
     with pytest.raises(ConnectionFailed):
         Client(url).models()

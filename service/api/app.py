@@ -36,7 +36,7 @@ log = logging.getLogger("errorbar")
 _RETRY_REPAIR_S = 60.0  # a model that cannot be served waits for people
 
 
-class _Plain(Convertor[str]):
+class _Verbless(Convertor[str]):
     """A name without a colon: what follows one is the verb, and a verb that there is not is no route."""
 
     regex = "[^/:]+"
@@ -48,9 +48,9 @@ class _Plain(Convertor[str]):
         return value
 
 
-register_url_convertor("plain", _Plain())
-_MODEL = "/v1/models/{name:plain}"
-_VERSION = "/v1/models/{name:plain}/versions/{version:plain}"
+register_url_convertor("verbless", _Verbless())
+_MODEL = "/v1/models/{name:verbless}"
+_VERSION = "/v1/models/{name:verbless}/versions/{version:verbless}"
 
 
 class Server:

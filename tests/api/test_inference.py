@@ -153,6 +153,11 @@ def test_bad_input_is_named_by_its_path(client, instances, path, words) -> None:
     assert words in body["detail"]
 
 
+def test_an_input_that_there_is_not_is_named(client) -> None:
+    answer = predict(client, [{"xx": [1, 2, 3, 4]}], model="height")
+    assert "instances[0].xx: not an input of this model" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'{"instances": [[NaN, 1, 2]]}', b"\xff\xfe", b'"x"'])
 def test_a_body_that_is_no_request_is_malformed(client, body) -> None:
     answer = client.post("/v1/models/flowers:predict", content=body)

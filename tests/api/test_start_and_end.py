@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.api.app import Server, create_app
+from service.api.app import Server, _load, create_app
 from service.clock import MonotonicClock
 from service.scheduling import Engine
 from service.settings import Settings
@@ -78,30 +78,25 @@ def test_a_model_answers_nobody_before_it_is_warm(server, monkeypatch) -> None:
     assert server.ready
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, server: Server, error: BaseException) -> None:
+def test_an_error_that_nobody_foresaw_while_loading_is_logged_and_told(server, monkeypatch, caplog) -> None:
     def load() -> None:
-        raise error
+        raise ZeroDivisionError("by zero\nand more")
 
     monkeypatch.setattr(server, "load", load)
-
-
-def test_an_error_that_nobody_foresaw_while_loading_is_logged_and_told(server, monkeypatch, caplog) -> None:
-    failing(monkeypatch, server, ZeroDivisionError("by zero\nand more"))
-    with TestClient(create_app(server.settings, state=server)) as client:
-        answer = client.get("/readyz")
+    asyncio.run(_load(server))
+    answer = TestClient(create_app(server.settings, state=server)).get("/readyz")
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert answer.json()["detail"].endswith("ZeroDivisionError: by zero")
     assert int(answer.headers["Retry-After"]) > 10  # longer than a client waits: it is for people to mend
     assert "not ready" in caplog.text
     assert "Traceback" in caplog.text
-    assert server.failure is not None
 
 
 def test_the_end_of_the_server_while_it_loads_is_no_failure(server) -> None:
     server.engine.drain()
-    with TestClient(create_app(server.settings, state=server)):
-        pass
+    asyncio.run(_load(server))
     assert server.failure is None
+    assert not server.ready
 
 
 def test_a_client_that_leaves_is_counted_as_that_and_leaves_no_traceback(server, caplog) -> None:
@@ -121,6 +116,8 @@ def test_a_request_that_the_servers_end_cuts_is_told_so_and_counted(server) -> N
     assert (sent[0]["status"], json.loads(sent[1]["body"])["code"]) == (503, "draining")
     assert {"x-request-id", "server-timing", "retry-after"} <= headers_of(sent).keys()
     assert server.cut_requests == 1
+    page = TestClient(create_app(server.settings, state=server)).get("/metrics").text
+    assert 'code="draining",mode="predict",model="flowers"' in page
 
 
 def test_an_error_that_nobody_foresaw_has_the_headers_of_every_answer(state, monkeypatch, caplog) -> None:

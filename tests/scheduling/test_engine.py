@@ -145,19 +145,21 @@ def test_draining_answers_what_was_admitted_and_refuses_the_rest(model) -> None:
 
 
 def test_warming_a_model_is_not_refused_while_the_queue_is_full(model) -> None:
-    clock = ManualClock()
-    engine = Engine(Limits(queue_s=2.0), clock)
+    clock, queued = ManualClock(), []
+
+    def observe(event: events.Event) -> None:
+        if isinstance(event, events.QueueChanged) and queued:
+            queued.pop().set()  # the first job of the warming waits now; it must also outlive a long wait
+            clock.advance(10_000)
+
+    engine = Engine(Limits(queue_s=2.0), clock, observe)
     engine.submit(job(model, act=lambda _: (clock.advance(1.0), torch.ones(1, 2))[1])).result()
     release, first = blocked(engine, model)
     engine.submit(job(model))
     with pytest.raises(Overloaded):
         engine.submit(job(model))
-    warming = threading.Thread(target=engine.warm, args=(model,))
-    warming.start()
-    clock.advance(10_000)
-    release.set()
-    warming.join(60)
-    assert not warming.is_alive()
+    queued.append(release)
+    engine.warm(model)
     first.result()
     assert engine.submit(job(model, rows=2, samples=20)).result().arrays["mean"].shape == (2, 2)
     engine.drain()
