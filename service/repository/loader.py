@@ -55,16 +55,18 @@ def load_model(folder: Path, device: str = "cpu") -> ReadyModel:
                               f"got {manifest.name!r}")
     try:
         return _loaded(folder, manifest, device)
-    except ErrorbarError as e:
-        raise UnservableModel(f"{folder}: {e.detail}") from e
     except Exception as e:
-        hint = _range_hint(manifest) if isinstance(e, IndexError) else ""
-        raise UnservableModel(f"{folder}: the model cannot be made ready: {reason(e)}{hint}") from e
+        why = e.detail if isinstance(e, ErrorbarError) else f"the model cannot be made ready: {reason(e)}"
+        raise UnservableModel(f"{folder}: {why}{_range_hint(e, manifest)}") from e
 
 
-def _range_hint(manifest: Manifest) -> str:
+def _range_hint(error: BaseException, manifest: Manifest) -> str:
+    """A word on the ranges, where integers of the probe led out of a table of the network."""
     integers = [f"{i.name} {list(i.range or ())}" for i in manifest.inputs if i.dtype == "int64"]
-    return f"; is the range of {', '.join(integers)} wider than the vocabulary?" if integers else ""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, IndexError):
+        cause = cause.__cause__
+    return f"; is the range of {', '.join(integers)} wider than the vocabulary?" if cause and integers else ""
 
 
 def _loaded(folder: Path, manifest: Manifest, device: str) -> ReadyModel:
@@ -121,8 +123,9 @@ def _with_weights(module: nn.Module, path: Path) -> nn.Module:
 
 
 def _probe_input(spec: Input) -> Tensor:
-    """Seeded rows within the declared range, or of a standard normal. Of integers the first row is the lowest and the
-    last the highest all over: a range wider than the vocabulary is to be found here, not by a client."""
+    """Seeded rows within the declared range, or of a standard normal. Of integers the second and third row have the
+    lowest and the highest in turn, so that each place gets both: a range wider than the vocabulary is to be found here,
+    not by a client. They come early because `prepare` looks at the first three rows."""
     generator = torch.Generator().manual_seed(0)
     shape = (_PROBE_ROWS, *spec.shape)
     if spec.range is None:
@@ -130,7 +133,8 @@ def _probe_input(spec: Input) -> Tensor:
     low, high = spec.range
     if spec.dtype == "int64":
         rows = np.random.default_rng(0).integers(int(low), int(high), shape, np.int64, endpoint=True)
-        rows[0], rows[-1] = low, high
+        even = np.arange(rows[0].size).reshape(spec.shape) % 2 == 0
+        rows[1], rows[2] = np.where(even, low, high), np.where(even, high, low)
         return torch.from_numpy(rows)
     return low + (high - low) * torch.rand(shape, generator=generator)
 
