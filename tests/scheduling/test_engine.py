@@ -32,6 +32,9 @@ class Scripted:
     def predict(self, inputs: Any) -> torch.Tensor:
         return self._act(inputs)
 
+    def method_for(self, *arguments: Any) -> str:
+        return "sampled"
+
 
 @pytest.fixture(scope="module")
 def model(small_models: Path) -> ReadyModel:
@@ -193,9 +196,7 @@ def test_a_job_that_runs_when_the_server_gives_up_ends_early(model) -> None:
     chunks: list[int] = []
     engine = Engine()
 
-    class Interrupted:
-        samples_something = True
-
+    class Interrupted(Scripted):
         def uncertainty(self, *arguments: Any, checkpoint: Any, **options: Any) -> Any:
             for chunk in range(1000):
                 chunks.append(chunk)
@@ -203,7 +204,7 @@ def test_a_job_that_runs_when_the_server_gives_up_ends_early(model) -> None:
                     engine._abandoned = True
                 checkpoint()
 
-    stopped = replace(job(model, samples=20), model=replace(model, sampler=Interrupted()))  # type: ignore[arg-type]
+    stopped = replace(job(model, samples=20), model=replace(model, sampler=Interrupted(None)))  # type: ignore[arg-type]
     with pytest.raises(Draining):
         engine.submit(stopped).result()
     assert chunks == [0, 1, 2, 3]
