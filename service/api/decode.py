@@ -115,7 +115,7 @@ def _decide(value: Any) -> Decide | None:
     known = ("above", "error")
     for key in value:
         if key not in known:
-            _wrong_option(f"decide.{key}", f"not a field of decide{nearest(key, known)}")
+            _wrong_option(f"decide.{cut(key)}", f"not a field of decide{nearest(key, known)}")
     for key in known:
         if key not in value:
             _wrong_option(f"decide.{key}", "missing")

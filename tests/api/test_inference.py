@@ -231,6 +231,7 @@ def test_no_error_says_a_long_name_back(client) -> None:
     long = "x" * 1_000_000
     for answer in (
         uncertain(client, [FLOWER], **{long: 1}), uncertain(client, [FLOWER], method=long),
+        uncertain(client, [FLOWER], decide={long: 1}),
         predict(client, [{long: 1}]), predict(client, [FLOWER], model=long[:10_000]), client.get(f"/{long[:10_000]}"),
         client.post("/v1/models/flowers:predict", content=b"x", headers={"Content-Type": long[:10_000]}),
     ):
