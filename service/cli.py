@@ -14,16 +14,18 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 import service
-from service.errors import ErrorbarError, nearest
+from service.errors import ErrorbarError, cut, nearest, reason
 
 app = typer.Typer(
     name="errorbar", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     help="An honest error bar on every prediction of a network with dropout.\n\n"
          "Start with `errorbar serve`, then open http://127.0.0.1:8080/docs.",
 )
-_out, _err = Console(), Console(stderr=True)
+_err = Console(stderr=True, markup=False, emoji=False, highlight=False)
+_WIDE = 100_000  # columns of what is no terminal: a table in a pipe is never cut
 
 Models = Annotated[Path | None, typer.Option("--models", help="Folder of models; the bundled ones by default.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -37,14 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         app(args=list(arguments) if arguments is not None else None, standalone_mode=True)
     except ErrorbarError as e:
-        _err.print(f"errorbar: {e.detail}", style="red", highlight=False, markup=False)
+        _err.print(f"errorbar: {e.detail}", style="red")
         sys.exit(2)
     sys.exit(0)
 
 
+def _print(content: str | Table, style: str | None = None) -> None:
+    """To stdout, names and labels as they are: none of their characters are markup."""
+    width = None if sys.stdout.isatty() else _WIDE
+    Console(markup=False, emoji=False, highlight=False, width=width).print(content, style=style)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
-        _out.print(f"errorbar {service.__version__}", highlight=False)
+        _print(f"errorbar {service.__version__}")
         raise typer.Exit
 
 
@@ -59,7 +67,7 @@ def _options(
 def serve(
     models: Models = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 8080 by default, 0 takes a free one.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port, 0 to 65535; 8080 by default, 0 takes a free one.")] = None,
     device: Device = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of one pass.")] = None,
 ) -> None:
@@ -87,8 +95,8 @@ def _load(repository: Any, wanted: str) -> Any:
     versions = [v for n, v in repository.versions if n == name]
     if not versions or (version and version not in versions):
         known = [f"{n}/{v}" for n, v in repository.versions]
-        raise ErrorbarError(f"no model {wanted!r}{nearest(wanted, known)}; there are: {', '.join(known)}")
-    with _err.status(f"loading {wanted}"):
+        raise ErrorbarError(f"no model {cut(wanted)!r}{nearest(wanted, known)}; there are: {', '.join(known)}")
+    with _err.status(Text(f"loading {wanted}")):
         return repository.load(name, version or versions[-1])
 
 
@@ -112,7 +120,7 @@ def _ask(
     with Progress(console=_err, transient=True) as progress:
         task = progress.add_task(mode, total=len(rows))
         for start in range(0, len(rows), step):
-            inputs = decode_instances(rows[start : start + step], model.manifest, plain=False)
+            inputs = decode_instances(rows[start : start + step], model.manifest, plain=False, first_row=start)
             outside = out_of_range(inputs, model.manifest)
             here = None if chosen is None else replace(chosen, first_row=start)
             answer = engine.submit(Job(model, mode, inputs, float("inf"), here)).result()
@@ -124,7 +132,7 @@ def _ask(
     if as_json:
         sys.stdout.write(encode_json({**bodies[0], "predictions": predictions}).decode() + "\n")
     else:
-        _out.print(_table(predictions))
+        _print(_table(predictions))
 
 
 def _table(predictions: Sequence[Mapping[str, Any]]) -> Table:
@@ -206,7 +214,7 @@ def list_models(models: Models = None, as_json: AsJson = False) -> None:
     table = Table("name", "version", "task", "description", box=None)
     for e in entries:
         table.add_row(*e.values())
-    _out.print(table)
+    _print(table)
 
 
 @app.command()
@@ -220,21 +228,21 @@ def inspect(model: ModelName, models: Models = None, device: Device = None, as_j
     if as_json:
         _print_json(card)
         return
-    _out.print(f"{card['name']}/{card['version']}  {card['task']}  {card['digest'][:19]}…", highlight=False)
-    _out.print(card["description"], highlight=False)
+    _print(f"{card['name']}/{card['version']}  {card['task']}  {card['digest'][:19]}…")
+    _print(card["description"])
     for i in card["inputs"]:
-        _out.print(f"input {i['name']}: {i['dtype']}, {i['shape']} a row, range {i['range']}", highlight=False)
+        _print(f"input {i['name']}: {i['dtype']}, {i['shape']} a row, range {i['range']}")
     sampling = card["sampling"]
-    _out.print(f"engine {sampling['engine']} on {sampling['device']}, {sampling['dtype']}; by default "
-               f"{sampling['samples']} samples, seed {sampling['seed']}, {sampling['masks']} masks, "
-               f"{sampling['design']} design", highlight=False)
+    _print(f"engine {sampling['engine']} on {sampling['device']}, {sampling['dtype']}; by default "
+           f"{sampling['samples']} samples, seed {sampling['seed']}, {sampling['masks']} masks, "
+           f"{sampling['design']} design")
     table = Table("site", "kind", "p", "samples", "mask", "note", box=None)
     for s in card["sites"]:
         samples = "yes" if s["active"] else "no"
         table.add_row(s["name"], s["kind"], f"{s['p']:g}", samples, str(s["mask_shape"]), s["note"])
-    _out.print(table)
+    _print(table)
     for warning in card["warnings"]:
-        _out.print(f"warning: {warning}", style="yellow", highlight=False)
+        _print(f"warning: {warning}", style="yellow")
 
 
 @app.command()
@@ -250,14 +258,15 @@ def verify(
             loaded = _load(repository, name)
             results.append({"model": name, "ok": True, "sites": len(loaded.sampler.sites),
                             "warnings": list(loaded.warnings), "reason": None})
-        except ErrorbarError as e:
-            results.append({"model": name, "ok": False, "sites": 0, "warnings": [], "reason": e.detail})
+        except Exception as e:
+            why = e.detail if isinstance(e, ErrorbarError) else reason(e)
+            results.append({"model": name, "ok": False, "sites": 0, "warnings": [], "reason": why})
     if as_json:
         _print_json({"results": results})
     else:
         table = Table("model", "verdict", "sites", "notes", box=None)
         for r in results:
-            table.add_row(str(r["model"]), "[green]ok[/]" if r["ok"] else "[red]refused[/]", str(r["sites"]),
-                          r["reason"] or "; ".join(r["warnings"]))
-        _out.print(table)
+            verdict = Text("ok", style="green") if r["ok"] else Text("refused", style="red")
+            table.add_row(str(r["model"]), verdict, str(r["sites"]), r["reason"] or "; ".join(r["warnings"]))
+        _print(table)
     raise typer.Exit(0 if all(r["ok"] for r in results) else 1)

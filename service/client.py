@@ -13,12 +13,15 @@ Importing this needs neither torch nor FastAPI.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -26,17 +29,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from service import errors, wire
-from service.errors import ConnectionFailed, ErrorbarError, Fault
+from service.errors import ConnectionFailed, ErrorbarError, Fault, InvalidInput
 
 Rows = NDArray[Any] | Sequence[Any]
 Decision = Literal["accept", "abstain"]
 Settled = Literal["above", "below"]
 Floats = NDArray[np.float64]
 T = TypeVar("T", bound=BaseModel)
+C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
 log = logging.getLogger("errorbar.client")
 _RETRIED = {429, 503}  # nothing was computed
 _LONGEST_WAIT_S = 10.0
+_UNREACHED = (httpx.HTTPError, httpx.InvalidURL, RuntimeError)  # RuntimeError: the client has been closed
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,46 @@ class _Call:
 
     method: str
     path: str
-    body: dict[str, Any] | None = None
+    body: bytes | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.body is None else {"Content-Type": "application/json"}
 
 
 def _infer(model: str, mode: str, rows: Rows, version: str | None, options: Mapping[str, Any]) -> _Call:
-    at = f"/v1/models/{model}" + (f"/versions/{version}" if version is not None else "")
-    return _Call("POST", f"{at}:{mode}", {"instances": _as_json(rows), **options})
+    body = {**{name: _as_json(value) for name, value in options.items()}, "instances": _as_json(rows)}
+    return _Call("POST", f"{_address(model, version)}:{mode}", _encoded(body))
+
+
+def _address(model: str, version: str | None) -> str:
+    versions = "" if version is None else f"/versions/{quote(str(version), safe='')}"
+    return f"/v1/models/{quote(model, safe='')}{versions}"
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError as e:
+        path = _first_not_finite(body)
+        if path is None:
+            raise InvalidInput(f"rows and options cannot be sent: {e}") from e
+        message = "a finite number expected, got NaN or infinity"
+        raise InvalidInput(f"{path}: {message}", faults=[Fault(path, message)]) from e
+    except TypeError as e:
+        raise InvalidInput(f"rows and options of numbers, strings, lists and dicts expected: {e}") from e
+
+
+def _first_not_finite(value: Any, path: str = "") -> str | None:
+    """Where NaN or an infinity stands, as the server would write it."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else path
+    inner: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        inner = ((f"{path}.{key}".lstrip("."), item) for key, item in value.items())
+    elif isinstance(value, list):
+        inner = ((f"{path}[{i}]", item) for i, item in enumerate(value))
+    return next((found for at, item in inner if (found := _first_not_finite(item, at)) is not None), None)
 
 
 def _as_json(value: Any) -> Any:
@@ -173,7 +212,7 @@ def _labels(rows: Sequence[wire.Prediction] | Sequence[wire.UncertainPrediction]
     return labels if len(labels) == len(rows) else None
 
 
-def _unreached(error: httpx.HTTPError) -> ConnectionFailed:
+def _unreached(error: Exception) -> ConnectionFailed:
     return ConnectionFailed(f"no answer from the server ({type(error).__name__}): {error}")
 
 
@@ -187,20 +226,28 @@ def _decided(answer: Uncertain, count: int) -> list[Decision]:
 def _count(rows: Any) -> int:
     try:
         return len(rows)
-    except TypeError:
+    except Exception:  # whatever rows are, a decision about them must not raise
         return 1
+
+
+def _made(make: Callable[..., C], url: str, timeout_s: float, transport: Any) -> C:
+    try:
+        return make(base_url=url, timeout=timeout_s, transport=transport)
+    except (httpx.InvalidURL, TypeError, ValueError) as e:
+        raise ConnectionFailed(f"{url!r} is not the address of a server: {e}") from e
 
 
 class Client:
     """A connection to one server; use it in a `with`, or `close` it. Safe to share between threads.
 
-    timeout_s: of one try. retries: how often a 429 or 503 that names its `Retry-After` (up to 10 s) is tried again;
-    nothing else is. Errors: those of `service.errors` by the server's code; `ConnectionFailed` where no answer came.
+    timeout_s: of each connect, write and read of a try. retries: how often a 429 or 503 that names its `Retry-After`
+    (up to 10 s) is tried again; nothing else is. Errors: those of `service.errors` by the server's code; `InvalidInput`
+    for rows that cannot be sent; `ConnectionFailed` where no answer came, the address is none or the client is closed.
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8080", timeout_s: float = 60.0, retries: int = 3,
                  transport: httpx.BaseTransport | None = None) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, transport=transport)
+        self._http = _made(httpx.Client, url, timeout_s, transport)
         self._retries = retries
 
     def predict(self, model: str, rows: Rows, version: str | None = None, **options: Any) -> Predicted:
@@ -214,7 +261,12 @@ class Client:
 
     def decide(self, model: str, rows: Rows, version: str | None = None, **options: Any) -> list[Decision]:
         """For every row "accept" or "abstain". Abstains on every error, timeout and missing calibration; never raises,
-        so that a control loop can call it."""
+        so that a control loop can call it.
+
+        It may block: the client's `timeout_s` bounds each connect, each write and each read of a try, and up to
+        `retries` more tries wait up to 10 s each. With the defaults that is minutes where a server hangs, so give a
+        control loop a client of its own: `Client(url, timeout_s=0.1, retries=0)`.
+        """
         try:
             return _decided(self.uncertainty(model, rows, version, **options), _count(rows))
         except Exception as e:
@@ -225,14 +277,13 @@ class Client:
         return _parsed(wire.ModelList, self._call(_Call("GET", "/v1/models"))).models
 
     def card(self, model: str, version: str | None = None) -> wire.ModelCard:
-        at = f"/v1/models/{model}" + (f"/versions/{version}" if version is not None else "")
-        return _parsed(wire.ModelCard, self._call(_Call("GET", at)))
+        return _parsed(wire.ModelCard, self._call(_Call("GET", _address(model, version))))
 
     def ready(self) -> bool:
         """Whether the server answers and all its models are ready."""
         try:
             return self._http.get("/readyz").is_success
-        except httpx.HTTPError:
+        except _UNREACHED:
             return False
 
     def close(self) -> None:
@@ -247,8 +298,8 @@ class Client:
     def _call(self, call: _Call) -> Any:
         for tries_left in range(self._retries, -1, -1):
             try:
-                response = self._http.request(call.method, call.path, json=call.body)
-            except httpx.HTTPError as e:
+                response = self._http.request(call.method, call.path, content=call.body, headers=call.headers)
+            except _UNREACHED as e:
                 raise _unreached(e) from e
             wait_s = _retry_after_s(response, tries_left)
             if wait_s is None:
@@ -262,7 +313,7 @@ class AsyncClient:
 
     def __init__(self, url: str = "http://127.0.0.1:8080", timeout_s: float = 60.0, retries: int = 3,
                  transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, transport=transport)
+        self._http = _made(httpx.AsyncClient, url, timeout_s, transport)
         self._retries = retries
 
     async def predict(self, model: str, rows: Rows, version: str | None = None, **options: Any) -> Predicted:
@@ -272,6 +323,7 @@ class AsyncClient:
         return _uncertain(await self._call(_infer(model, "uncertainty", rows, version, options)))
 
     async def decide(self, model: str, rows: Rows, version: str | None = None, **options: Any) -> list[Decision]:
+        """As `Client.decide`; wrap it in `asyncio.timeout` for a bound of its own."""
         try:
             return _decided(await self.uncertainty(model, rows, version, **options), _count(rows))
         except Exception as e:
@@ -282,13 +334,12 @@ class AsyncClient:
         return _parsed(wire.ModelList, await self._call(_Call("GET", "/v1/models"))).models
 
     async def card(self, model: str, version: str | None = None) -> wire.ModelCard:
-        at = f"/v1/models/{model}" + (f"/versions/{version}" if version is not None else "")
-        return _parsed(wire.ModelCard, await self._call(_Call("GET", at)))
+        return _parsed(wire.ModelCard, await self._call(_Call("GET", _address(model, version))))
 
     async def ready(self) -> bool:
         try:
             return (await self._http.get("/readyz")).is_success
-        except httpx.HTTPError:
+        except _UNREACHED:
             return False
 
     async def close(self) -> None:
@@ -305,8 +356,8 @@ class AsyncClient:
     async def _call(self, call: _Call) -> Any:
         for tries_left in range(self._retries, -1, -1):
             try:
-                response = await self._http.request(call.method, call.path, json=call.body)
-            except httpx.HTTPError as e:
+                response = await self._http.request(call.method, call.path, content=call.body, headers=call.headers)
+            except _UNREACHED as e:
                 raise _unreached(e) from e
             wait_s = _retry_after_s(response, tries_left)
             if wait_s is None:

@@ -8,6 +8,7 @@
     │   ├── UncertaintyUnavailable   the model has no dropout that could be sampled
     │   ├── TooLarge                 over a limit of this server
     │   ├── UnsupportedMediaType
+    │   ├── Disconnected             the caller left before its request was whole
     │   ├── ModelNotFound
     │   └── VersionNotFound
     ├── ServingError                 the server cannot answer now; a retry may help
@@ -28,6 +29,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+
+_LONGEST_NAME = 100
+_LONGEST_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,10 @@ class TooLarge(RequestError):
 
 class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
+
+
+class Disconnected(RequestError):
+    code = "client_disconnected"
 
 
 class ModelNotFound(RequestError):
@@ -135,6 +143,18 @@ class ConnectionFailed(ErrorbarError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not known: ", did you mean 'x'?", or nothing if none is near."""
-    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """A hint for a name that is not known: ", did you mean 'x'?", or nothing if none is near. Nobody means a name of
+    more than 100 characters, and looking for its neighbours would take long."""
+    found = get_close_matches(name, list(known), n=1, cutoff=0.6) if len(name) <= _LONGEST_NAME else []
     return f", did you mean {found[0]!r}?" if found else ""
+
+
+def cut(text: str) -> str:
+    """What a caller sent, short enough to be said back to them: at most 60 characters."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
+def reason(error: BaseException) -> str:
+    """The type and the first line of an error that was not made on purpose, for people."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,84 +14,109 @@ from typing import Any
 import numpy as np
 import orjson
 
-from service.errors import InvalidInput
+from service.errors import InvalidInput, cut, reason
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+_BROKEN_ARRAYS = (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError)
 
 
 def read_rows(file: str) -> list[Any]:
     """Rows as a request would carry them; they are checked against the model by whoever uses them. InvalidInput names
     the file and the line."""
-    if file == "-":
-        return _json_lines("standard input", sys.stdin.read())
     path = Path(file)
     readers: dict[str, Callable[[Path], list[Any]]] = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".jsonl": _jsonl}
     reader = readers.get(path.suffix.lower())
-    if reader is None:
+    if file != "-" and reader is None:
         raise InvalidInput(f"{file}: {', '.join(readers)} or - expected, got {path.suffix or 'no suffix'!r}")
+    shown = "standard input" if file == "-" else file
     try:
-        rows = reader(path)
+        rows = reader(path) if reader is not None else _json_lines(sys.stdin.buffer.read())
     except OSError as e:
-        raise InvalidInput(f"{file}: cannot be read: {e.strerror}") from e
-    except ValueError as e:
-        raise InvalidInput(f"{file}: {e}") from e
+        raise InvalidInput(f"{shown}: cannot be read: {e.strerror or e}") from e
+    except UnicodeDecodeError as e:
+        raise InvalidInput(f"{shown}: text in UTF-8 expected, got {e.object[e.start : e.start + 1]!r} "
+                           f"at byte {e.start}") from e
+    except (ValueError, csv.Error) as e:
+        raise InvalidInput(f"{shown}: {e}") from e
+    except _BROKEN_ARRAYS as e:
+        raise InvalidInput(f"{shown}: not a whole {path.suffix} file: {reason(e)}") from e
     if not rows:
-        raise InvalidInput(f"{file}: no rows")
+        raise InvalidInput(f"{shown}: no rows")
     return rows
 
 
 def _npy(path: Path) -> list[Any]:
-    rows: list[Any] = np.load(path, allow_pickle=False).tolist()
-    return rows
+    array = np.load(path, allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("one array expected, got an archive of them; call it .npz")
+    return _rows_of(array, "the array")
 
 
 def _npz(path: Path) -> list[Any]:
     """One array an input, by name, rows first; a lone array is the one input whatever its name."""
-    with np.load(path, allow_pickle=False) as archive:
-        columns = {name: archive[name] for name in archive.files}
+    archive = np.load(path, allow_pickle=False)
+    if isinstance(archive, np.ndarray):
+        raise ValueError("an archive of arrays expected, got one array; call it .npy")
+    with archive:
+        columns = {name: _rows_of(archive[name], f"array {name!r}") for name in archive.files}
+    if not columns:
+        return []
     if len(columns) == 1:
-        rows: list[Any] = next(iter(columns.values())).tolist()
-        return rows
+        return next(iter(columns.values()))
     if len({len(c) for c in columns.values()}) != 1:
         raise ValueError(f"arrays of one length expected, got {({n: len(c) for n, c in columns.items()})}")
-    return [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _rows_of(array: Any, name: str) -> list[Any]:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: numbers expected, got {getattr(array, 'dtype', type(array).__name__)}")
+    if array.ndim == 0:
+        raise ValueError(f"{name}: rows first expected, got a single number")
+    rows: list[Any] = (array.astype(np.float64) if array.dtype.kind == "f" else array).tolist()
+    return rows
 
 
 def _csv(path: Path) -> list[Any]:
     """A header that is not all numbers names the features; without one, rows are lists of numbers."""
-    with path.open(newline="") as file:
-        lines = [line for line in csv.reader(file) if line]
-    if not lines:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file)
+        numbered = [(lines.line_num, [cell.strip() for cell in line]) for line in lines if line]
+    if not numbered:
         return []
-    header = lines[0] if any(_as_number(cell) is None for cell in lines[0]) else None
+    first = numbered[0][1]
+    header = None if all(_NUMBER.fullmatch(cell) or _NOT_FINITE.fullmatch(cell) for cell in first) else first
+    twice = [cell for cell in header or () if first.count(cell) > 1]
+    if twice:
+        raise ValueError(f"line {numbered[0][0]}: two columns are called {cut(twice[0])!r}")
     rows: list[Any] = []
-    for number, line in enumerate(lines[1:] if header else lines, start=2 if header else 1):
-        values = [_as_number(cell) for cell in line]
-        if None in values:
-            raise ValueError(f"line {number}: a number expected, got {line[values.index(None)]!r}")
+    for number, cells in numbered[1:] if header else numbered:
+        values = [_number(cell, number) for cell in cells]
         if header is not None and len(values) != len(header):
             raise ValueError(f"line {number}: {len(header)} values expected, got {len(values)}")
         rows.append(values if header is None else dict(zip(header, values, strict=True)))
     return rows
 
 
-def _as_number(cell: str) -> float | int | None:
-    for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            continue
-    return None
+def _number(cell: str, line: int) -> float | int:
+    if _NUMBER.fullmatch(cell):
+        return int(cell) if _INTEGER.fullmatch(cell) else float(cell)
+    expected = "a finite number" if _NOT_FINITE.fullmatch(cell) else "a number"
+    raise ValueError(f"line {line}: {expected} expected, got {cut(cell)!r}")
 
 
 def _jsonl(path: Path) -> list[Any]:
-    return _json_lines(path.name, path.read_text())
+    return _json_lines(path.read_bytes())
 
 
-def _json_lines(name: str, text: str) -> list[Any]:
+def _json_lines(text: bytes) -> list[Any]:
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.decode("utf-8-sig").split("\n"), start=1):
         if line.strip():
             try:
                 rows.append(orjson.loads(line))
             except orjson.JSONDecodeError as e:
-                raise InvalidInput(f"{name}: line {number} is not JSON: {e}") from e
+                raise ValueError(f"line {number} is not JSON: {e}") from e
     return rows

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 from types import FrameType
 
 import torch
@@ -20,7 +21,9 @@ log = logging.getLogger("errorbar")
 
 
 class DrainingServer(uvicorn.Server):
-    """On SIGTERM or SIGINT: readiness goes first, new work is refused, what was admitted is answered, exit 0."""
+    """On SIGTERM or SIGINT `/readyz` and new requests on open connections are told `draining`; at most a tenth of a
+    second later new connections are refused. What was admitted is answered for `grace_s` seconds; what lasts longer is
+    cut, with `draining` too."""
 
     def __init__(self, config: uvicorn.Config, state: Server) -> None:
         super().__init__(config)
@@ -48,16 +51,17 @@ class DrainingServer(uvicorn.Server):
 
 
 def run(settings: Settings) -> int:
-    """Serves until a signal; returns the exit status. Models load behind a server that already answers /healthz."""
+    """Serves until a signal; returns the exit status: 0, or 1 where the models could not be loaded, the server could
+    not start or requests were cut. Models load behind a server that already answers /healthz."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     state = Server(settings, MonotonicClock())
     config = uvicorn.Config(
         create_app(settings, state=state), host=settings.host, port=settings.port, log_level="warning",
-        access_log=False, timeout_graceful_shutdown=int(settings.grace_s), loop="uvloop", http="httptools",
+        access_log=False, timeout_graceful_shutdown=ceil(settings.grace_s), loop="uvloop", http="httptools",
     )
     server = DrainingServer(config, state)
     server.run()
-    if state.failure is not None:
-        return 1
-    return 0 if server.started else 1
+    if state.cut_requests:
+        log.error("requests cut: %d; they lasted longer than grace_s = %g s", state.cut_requests, settings.grace_s)
+    return 0 if server.started and state.failure is None and not state.cut_requests else 1

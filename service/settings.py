@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,24 +16,26 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from service.errors import InvalidSettings, nearest
+from service.errors import InvalidSettings, cut, nearest
 from service.scheduling.limits import Limits
 
 PREFIX = "ERRORBAR_"
+FILE = "errorbar.toml"
 BUNDLED_MODELS = Path(__file__).parent.parent / "models" / "repository"
 
 
 class Settings(BaseSettings):
     """Every setting of the server. The description is the help text and the documentation."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, toml_file="errorbar.toml", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True)
 
     models: Path = Field(BUNDLED_MODELS, description="Folder of models: <name>/<version>/model.toml.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run; auto is cuda where there is.")
     threads: int | None = Field(None, ge=1, description="CPU threads of one pass; by default torch's own choice.")
-    grace_s: float = Field(30.0, gt=0, description="Seconds to finish what is in flight after SIGTERM.")
+    grace_s: float = Field(
+        30.0, gt=0, le=3600, description="Seconds to finish what is in flight after SIGTERM, rounded up to whole ones.")
     body_bytes: int = Field(Limits.body_bytes, gt=0, description="Largest request body, bytes.")
     rows: int = Field(Limits.rows, gt=0, description="Most rows in a request.")
     samples: int = Field(Limits.samples, ge=2, description="Most samples a request may ask for.")
@@ -57,15 +60,31 @@ class Settings(BaseSettings):
 
 def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings in force. `overrides` come from the command line; None values are left out. InvalidSettings names
-    the setting: an unknown name is refused wherever it stands, since a typo would otherwise change nothing."""
+    the setting and where it stands: an unknown name is refused everywhere, since a typo would otherwise change
+    nothing."""
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            raise InvalidSettings(f"{name}: not a setting{nearest(name, known)}")
+            raise InvalidSettings(f"{cut(name)}: not a setting{nearest(name, known)}")
+    if Path(FILE).exists() and not Path(FILE).is_file():
+        raise InvalidSettings(f"{FILE}: a file expected, got a folder or a device")
+    given = {k: v for k, v in (overrides or {}).items() if v is not None}
     try:
-        return Settings(**{k: v for k, v in (overrides or {}).items() if v is not None})
+        return Settings(**given)
+    except OSError as e:
+        raise InvalidSettings(f"{FILE}: cannot be read: {e.strerror}") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise InvalidSettings(f"{FILE}: not TOML: {e}") from e
     except ValidationError as e:
         first = e.errors()[0]
         name = ".".join(map(str, first["loc"]))
         hint = nearest(name, Settings.model_fields) if first["type"] == "extra_forbidden" else ""
-        raise InvalidSettings(f"{name}: {first['msg']}{hint}") from e
+        raise InvalidSettings(f"{_where(name, given)}: {first['msg']}{hint}") from e
+
+
+def _where(name: str, given: Mapping[str, Any]) -> str:
+    """A setting as whoever set it wrote it."""
+    if name in given:
+        return f"--{name.replace('_', '-')}"
+    variable = next((v for v in os.environ if v.upper() == f"{PREFIX}{name.upper()}"), None)
+    return variable or f"{FILE}: {cut(name)}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
+import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,19 +14,26 @@ import pytest
 from service.cli import main
 from service.client import Client
 from service.scheduling import Limits
+from tests.conftest import CLASSIFIER
 
 
 @pytest.fixture
 def run(small_models, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: str) -> tuple[int, str, str]:
+    def call(*arguments: str, models: bool = True) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as caught:
-            main([*arguments, "--models", str(small_models)])
+            main([*arguments, *(["--models", str(small_models)] if models else [])])
         said = capsys.readouterr()
         return int(caught.value.code or 0), said.out, said.err
 
     return call
+
+
+def packed(save: Any, *arrays: Any, **named: Any) -> bytes:
+    file = io.BytesIO()
+    save(file, *arrays, **named)
+    return file.getvalue()
 
 
 ROWS = np.array([[1.0, 12.0, 2.0], [3.0, 12.0, 2.0]])
@@ -80,13 +90,109 @@ def test_other_files_give_the_same(run, tmp_path, name, content) -> None:
     ("rows.jsonl", "[1,2,3]\n[1,\n", "line 2"),
     ("rows.txt", "1 2 3", "expected, got '.txt'"),
     ("rows.jsonl", "[1, 2]\n", "3 values expected, got 2"),
+    ("rows.jsonl", b"[1, 2, 3]\n[\xff]\n", "UTF-8"),
+    ("rows.csv", b"1,2,\xff\n", "UTF-8"),
+    ("rows.csv", f"1,2,{'9' * 200_000}\n", "field larger than field limit"),
+    ("rows.csv", "petal,stem,petal\n1,2,3\n", "line 1: two columns are called 'petal'"),
+    ("rows.csv", "petal,stem,leaf\n\n1,2,5_9\n", "line 3: a number expected, got '5_9'"),
+    ("rows.csv", "1,2,3\n1,nan,3\n", "line 2: a finite number expected, got 'nan'"),
+    ("rows.csv", "1,-inf,3\n", "line 1: a finite number expected, got '-inf'"),
+    ("rows.csv", f"1,2,3\n1,2,{'x' * 100_000}\n", "xxx..."),
+    ("rows.npy", b"", "not a whole .npy file"),
+    ("rows.npz", b"", "not a whole .npz file"),
+    ("rows.npy", b"PK\x03\x04 not an archive", "not a whole .npy file"),
+    ("rows.npy", packed(np.savez, x=np.ones((2, 3)))[:-40], "not a whole .npy file"),
+    ("rows.npz", packed(np.savez, x=np.ones((2, 3)))[:-40], "not a whole .npz file"),
+    ("rows.npy", packed(np.savez, x=np.ones((2, 3))), "call it .npz"),
+    ("rows.npz", packed(np.save, np.ones((2, 3))), "call it .npy"),
+    ("rows.npy", packed(np.save, np.float32(1)), "rows first expected, got a single number"),
+    ("rows.npz", packed(np.savez, x=np.ones((2, 3)), y=np.float32(1)), "array 'y': rows first"),
+    ("rows.npy", packed(np.save, np.array(["a", "b"])), "numbers expected, got <U1"),
+    ("rows.npz", packed(np.savez), "no rows"),
 ])
 def test_a_bad_file_is_said_in_a_sentence(run, tmp_path, name, content, words) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     status, out, err = run("predict", "flowers", name)
     assert (status, out) == (2, "")
     assert words in err.replace("\n", " ")
     assert "Traceback" not in err
+    assert len(err) < 500
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"", "standard input: no rows"), (b"\n \n", "standard input: no rows"), (b"[1, 2, 3]\n\xff\n", "UTF-8"),
+    (b"[1,\n", "line 1 is not JSON"),
+])
+def test_bad_standard_input_is_said_in_a_sentence(run, monkeypatch, content, words) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    status, out, err = run("predict", "flowers", "-")
+    assert (status, out) == (2, "")
+    assert words in err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("content", ["port = [", b"port = \xff", None])
+def test_a_settings_file_that_is_none_is_said_in_a_sentence(run, tmp_path, content) -> None:
+    path = tmp_path / "errorbar.toml"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    status, _, err = run("models")
+    assert status == 2
+    assert "errorbar: errorbar.toml: " in err
+    assert "Traceback" not in err
+
+
+def test_a_spreadsheets_csv_is_read_with_its_mark_and_its_spaces(run, tmp_path) -> None:
+    (tmp_path / "rows.csv").write_bytes("\ufeffpetal, stem ,leaf\n1, 12,2\n".encode())
+    np.save(tmp_path / "rows.npy", ROWS[:1])
+    assert run("predict", "flowers", "rows.csv", "--json")[1] == run("predict", "flowers", "rows.npy", "--json")[1]
+
+
+def test_a_wrong_row_of_a_long_file_is_named_by_its_place_in_the_file(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Limits, "__init__", functools.partialmethod(Limits.__init__, rows=4))
+    for good, wrong, path in (
+        ("[1, 2, 3]", '[1, "x", 3]', "instances[6][1]"),
+        ('{"petal": 1, "stem": 2, "leaf": 3}', '{"petal": 1, "leaf": 2}', "instances[6].stem"),
+    ):
+        (tmp_path / "rows.jsonl").write_text("\n".join([good] * 6 + [wrong, good]))
+        status, _, err = run("predict", "flowers", "rows.jsonl")
+        assert status == 2
+        assert path in err.replace("\n", "")
+
+
+@pytest.fixture
+def odd_models(small_models, tmp_path):
+    root = tmp_path / "odd"
+    name = "[bold]name"
+    folder = root / name / "1"
+    shutil.copytree(small_models / "flowers" / "1", folder)
+    text = CLASSIFIER.replace('"flowers"', f'"{name}"').replace('"daisy", "rose"', '"[red]daisy", ":smile: [/]rose"')
+    (folder / "model.toml").write_text(text.replace("Two kinds", f"[i]Two[/i] {'very ' * 50}kinds"))
+    return root
+
+
+def test_names_and_labels_are_printed_as_they_are_and_a_pipe_gets_whole_lines(run, odd_models, tmp_path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    chosen = ("--models", str(odd_models))
+    listed = run("models", *chosen, models=False)[1]
+    assert "[bold]name" in listed
+    assert f"[i]Two[/i] {'very ' * 50}kinds" in listed
+    assert "[i]Two[/i]" in run("inspect", "[bold]name", *chosen, models=False)[1]
+    assert "[bold]name/1" in run("verify", *chosen, models=False)[1]
+    table = run("uncertainty", "[bold]name", "rows.npy", *chosen, models=False)[1]
+    assert "[red]daisy" in table or ":smile: [/]rose" in table
+    assert len(table.splitlines()) == 3
+
+
+def test_verify_names_what_nobody_foresaw(run, monkeypatch) -> None:
+    def load(folder: Any, device: str) -> Any:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("service.repository.repository.load_model", load)
+    status, out, _ = run("verify", "flowers", "--json")
+    assert status == 1
+    assert json.loads(out)["results"][0]["reason"] == "ZeroDivisionError: by zero"
 
 
 @pytest.mark.parametrize("arguments", [
@@ -108,6 +214,7 @@ def test_every_command_explains_itself(capsys, command) -> None:
     out = capsys.readouterr().out
     assert "Usage" in out
     assert "--models" in out
+    assert command != "serve" or "0 to 65535" in out
 
 
 def test_the_version_is_printed(capsys) -> None:

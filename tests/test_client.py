@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from urllib.parse import quote
 
 import httpx
 import numpy as np
 import pytest
 
 from service.client import AsyncClient, Client
-from service.errors import ConnectionFailed, ErrorbarError, InvalidInput, Overloaded
+from service.errors import ConnectionFailed, ErrorbarError, InvalidInput, ModelNotFound, Overloaded
 
 ROWS = np.array([[1.0, 12.0, 2.0], [3.0, 12.0, 2.0]])
 
@@ -79,9 +80,65 @@ def test_decide_abstains_on_every_error_and_never_raises(answer) -> None:
     assert client.decide("flowers", ROWS) == ["abstain", "abstain"]
 
 
-def test_decide_abstains_on_rows_that_are_no_rows() -> None:
+class Countless:
+    def __len__(self) -> int:
+        raise OSError("no length")
+
+
+@pytest.mark.parametrize("rows", [object(), Countless()])
+def test_decide_abstains_on_rows_that_are_no_rows(rows) -> None:
     client, _ = scripted(httpx.Response(200, json={}))
-    assert client.decide("flowers", object()) == ["abstain"]  # type: ignore[arg-type]
+    assert client.decide("flowers", rows) == ["abstain"]
+
+
+@pytest.mark.parametrize(("rows", "path"), [
+    (np.array([[1.0, np.nan]]), "instances[0][1]"), ([{"a": 1}, {"a": float("inf")}], "instances[1].a"),
+])
+def test_rows_that_are_not_finite_are_refused_before_they_are_sent(rows, path) -> None:
+    client, seen = scripted()
+    with pytest.raises(InvalidInput) as caught:
+        client.predict("flowers", rows)
+    assert caught.value.faults[0].path == path
+    assert seen == []
+    assert client.decide("flowers", rows) == ["abstain"] * len(rows)
+
+
+def test_rows_that_are_no_numbers_are_refused_before_they_are_sent() -> None:
+    client, seen = scripted()
+    with pytest.raises(InvalidInput, match="object"):
+        client.predict("flowers", [object()])
+    assert seen == []
+
+
+def test_options_may_be_numpys(client) -> None:
+    answer = client.uncertainty("flowers", ROWS, samples=np.int64(20), include_samples=np.bool_(True))
+    assert answer.response.sampling.samples == 20
+    assert answer.response.predictions[0].sample_values is not None
+
+
+@pytest.mark.parametrize("url", ["http://x:abc", "http://\x00", "http://[bad", "nowhere", "ftp://x"])
+def test_an_address_that_is_none_is_a_failed_connection(url) -> None:
+    with pytest.raises(ConnectionFailed):
+        Client(url).models()
+
+
+def test_a_closed_client_is_a_failed_connection(client) -> None:
+    client.close()
+    with pytest.raises(ConnectionFailed, match="closed"):
+        client.models()
+    assert client.decide("flowers", ROWS) == ["abstain", "abstain"]
+    assert not client.ready()
+
+
+@pytest.mark.parametrize("name", ["../models", "a b", "a/b", "a?b#c", "flowers:predict", "ü"])
+def test_a_name_stays_one_part_of_the_address(name) -> None:
+    client, seen = scripted(*[httpx.Response(404, json={"code": "model_not_found", "detail": "no"})] * 2)
+    with pytest.raises(ModelNotFound):
+        client.predict(name, ROWS)
+    with pytest.raises(ModelNotFound):
+        client.card(name, version="1/2")
+    assert seen[0].url.raw_path == f"/v1/models/{quote(name, safe='')}:predict".encode()
+    assert seen[1].url.raw_path == f"/v1/models/{quote(name, safe='')}/versions/1%2F2".encode()
 
 
 @pytest.mark.parametrize(("status", "code"), [(429, "overloaded"), (503, "not_ready")])

@@ -40,5 +40,22 @@ def test_a_value_out_of_range_is_refused_by_name(name, value) -> None:
         read_settings({name: value})
 
 
+@pytest.mark.parametrize("grace_s", ["inf", "nan", "0", "3601"])
+def test_patience_at_the_end_has_a_bound(grace_s) -> None:
+    with pytest.raises(InvalidSettings, match="grace"):
+        read_settings({"grace_s": float(grace_s)})
+
+
+def test_a_wrong_value_is_named_as_whoever_set_it_wrote_it(elsewhere, monkeypatch) -> None:
+    with pytest.raises(InvalidSettings, match=r"^--body-bytes: "):
+        read_settings({"body_bytes": 0})
+    (elsewhere / "errorbar.toml").write_text("body_bytes = 0\n")
+    with pytest.raises(InvalidSettings, match=r"^errorbar\.toml: body_bytes: "):
+        read_settings()
+    monkeypatch.setenv("ERRORBAR_BODY_BYTES", "0")
+    with pytest.raises(InvalidSettings, match=r"^ERRORBAR_BODY_BYTES: "):
+        read_settings()
+
+
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []

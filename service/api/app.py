@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client.exposition import choose_encoder
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 import service
 from service import events, wire
@@ -23,7 +25,7 @@ from service.api.inference import Inference
 from service.api.openapi import describe
 from service.api.problems import problem
 from service.clock import Clock, MonotonicClock
-from service.errors import Draining, ErrorbarError, InvalidSettings, NotReady
+from service.errors import Draining, ErrorbarError, InvalidSettings, NotReady, UnservableModel, cut, reason
 from service.metrics import Metrics
 from service.repository import Repository
 from service.scheduling import Engine
@@ -31,6 +33,24 @@ from service.scheduling.job import Mode
 from service.settings import Settings
 
 log = logging.getLogger("errorbar")
+_RETRY_REPAIR_S = 60.0  # a model that cannot be served waits for people
+
+
+class _Verbless(Convertor[str]):
+    """A name without a colon: what follows one is the verb, and a verb that there is not is no route."""
+
+    regex = "[^/:]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("verbless", _Verbless())
+_MODEL = "/v1/models/{name:verbless}"
+_VERSION = "/v1/models/{name:verbless}/versions/{version:verbless}"
 
 
 class Server:
@@ -43,12 +63,14 @@ class Server:
         self.repository = Repository(settings.models, resolved_device(settings.device))
         self.failure: ErrorbarError | None = None
         self.draining = False
+        self.cut_requests = 0  # that the server's end cut short
 
     def load(self) -> None:
-        """Loads, probes and warms every model. Raises what makes one unservable."""
+        """Loads, probes and warms every model; each answers from then on. Raises what makes one unservable."""
         for name, version in self.repository.versions:
             model = self.repository.load(name, version)
             self.engine.warm(model)
+            self.repository.admit(model)
             self.metrics(events.ModelLoaded(
                 name, version, model.digest, model.device, model.engine, model.sampler.memory_bytes))
             for warning in model.warnings:
@@ -62,7 +84,7 @@ class Server:
         if self.draining:
             raise Draining("the server is going down and takes no new work", retry_after_s=5.0)
         if self.failure is not None:
-            raise NotReady(f"the models could not be loaded: {self.failure.detail}")
+            raise NotReady(f"the models could not be loaded: {self.failure.detail}", retry_after_s=_RETRY_REPAIR_S)
         return self.repository
 
 
@@ -87,15 +109,16 @@ def create_app(settings: Settings, clock: Clock | None = None, state: Server | N
         if loading is not None and not loading.done():
             loading.cancel()
         state.draining = True
-        await asyncio.to_thread(state.engine.drain)
+        # requests end before the application: what the engine still has, nobody waits for
+        await asyncio.to_thread(state.engine.drain, abandon=True)
 
     app = FastAPI(
         title="Errorbar", version=service.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        redirect_slashes=False,
         description="An honest error bar on every prediction of a network with dropout.",
     )
     app.state.server = state
-    app.add_middleware(ContextMiddleware, clock=state.clock)
-    _add_errors(app)
+    app.add_middleware(ContextMiddleware, clock=state.clock, last_resort=_add_errors(app, state))
     _add_models(app, state)
     _add_health(app, state)
     describe(app, state)
@@ -103,15 +126,24 @@ def create_app(settings: Settings, clock: Clock | None = None, state: Server | N
 
 
 async def _load(state: Server) -> None:
+    """A server whose models cannot be loaded stays up, not ready, so that /readyz and the log say why to whoever looks;
+    it ends with status 1."""
     try:
         await asyncio.to_thread(state.load)
         log.info("ready: %s", ", ".join(f"{name}/{version}" for name, version in state.repository.versions))
+    except Draining:
+        log.info("going down before the models were loaded")
     except ErrorbarError as e:
         state.failure = e
         log.error("not ready: %s", e.detail)
+    except Exception as e:
+        state.failure = UnservableModel(reason(e))
+        log.exception("not ready")
 
 
-def _add_errors(app: FastAPI) -> None:
+def _add_errors(app: FastAPI, state: Server) -> Callable[[Request, BaseException], Response]:
+    """Every error as a problem; returns what answers those that no handler catches."""
+
     def answered(request: Request, error: ErrorbarError, code: str | None = None) -> Response:
         under_v2 = request.url.path.startswith("/v2")
         return problem(error, context_of(request.scope).request_id, code, under_v2)
@@ -124,13 +156,30 @@ def _add_errors(app: FastAPI) -> None:
     async def frameworks(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         if error.status_code == 405:
-            return answered(request, ErrorbarError(f"{request.method} is not a method of {path}"), "method_not_allowed")
-        return answered(request, ErrorbarError(f"no route {path}; /docs lists the routes"), "not_found")
+            allowed = ", ".join(_methods_of(app, request))
+            wrong = ErrorbarError(f"{cut(request.method)} is not a method of {cut(path)}, but {allowed}")
+            response = answered(request, wrong, "method_not_allowed")
+            response.headers["Allow"] = allowed
+            return response
+        return answered(request, ErrorbarError(f"no route {cut(path)}; /docs lists the routes"), "not_found")
 
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> Response:
-        log.exception("request %s failed", context_of(request.scope).request_id, exc_info=error)
+    def last_resort(request: Request, error: BaseException) -> Response:
+        if isinstance(error, asyncio.CancelledError):  # only the server's end cancels a request
+            state.cut_requests += 1
+            gone = "the server went down before the answer was ready; a retry is safe"
+            return answered(request, Draining(gone, retry_after_s=5.0))
+        log.error("request %s failed", context_of(request.scope).request_id, exc_info=error)
         return answered(request, ErrorbarError("an error that Errorbar did not foresee; see its log"), "internal_error")
+
+    return last_resort
+
+
+def _methods_of(app: FastAPI, request: Request) -> list[str]:
+    """The methods of all routes of that path."""
+    return sorted({
+        method for route in app.routes if route.matches(request.scope)[0] is not Match.NONE
+        for method in getattr(route, "methods", None) or ()
+    })
 
 
 def _json(body: Any, status: int = 200) -> Response:
@@ -138,11 +187,13 @@ def _json(body: Any, status: int = 200) -> Response:
 
 
 def _add_health(app: FastAPI, state: Server) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["health"], summary="Is the process alive?")
     @app.get("/v2/health/live", tags=["health"], summary="Is the process alive?")
     async def live() -> Response:
         return _json({"live": True})
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["health"], summary="Is every model loaded, probed and warmed?")
     @app.get("/v2/health/ready", tags=["health"], summary="Is every model loaded, probed and warmed?")
     async def ready() -> Response:
@@ -176,12 +227,12 @@ def _add_models(app: FastAPI, state: Server) -> None:
         summary = "Deterministic prediction" if mode == "predict" else "Monte-Carlo dropout: mean, std and more"
         app.add_api_route(f"{path}:{mode}", infer, methods=["POST"], tags=["inference"], summary=summary)
 
-    for path in ("/v1/models/{name}", "/v1/models/{name}/versions/{version}"):
+    for path in (_MODEL, _VERSION):
         add(path, "predict")
         add(path, "uncertainty")
 
-    @app.get("/v1/models/{name}", tags=["models"], summary="Model card of the version that serves")
-    @app.get("/v1/models/{name}/versions/{version}", tags=["models"], summary="Model card")
+    @app.get(_MODEL, tags=["models"], summary="Model card of the version that serves")
+    @app.get(_VERSION, tags=["models"], summary="Model card")
     async def card(request: Request) -> Response:
         model = state.ready_repository().get(request.path_params["name"], request.path_params.get("version"))
         return _json(encode.card_body(model))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.clock import Clock
@@ -38,10 +41,11 @@ def context_of(scope: MutableMapping[str, object]) -> Context:
 
 class ContextMiddleware:
     """Gives every request its id (the caller's, if it is 1 to 128 visible ASCII characters) and every response
-    `X-Request-Id` and `Server-Timing`."""
+    `X-Request-Id` and `Server-Timing`. `last_resort` answers what no route or handler did: an error that nobody
+    foresaw, or the end of the server's patience, which cancels the request."""
 
-    def __init__(self, app: ASGIApp, clock: Clock) -> None:
-        self._app, self._clock = app, clock
+    def __init__(self, app: ASGIApp, clock: Clock, last_resort: Callable[[Request, BaseException], Response]) -> None:
+        self._app, self._clock, self._last_resort = app, clock, last_resort
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,8 +55,12 @@ class ContextMiddleware:
         request_id = given.decode() if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         context = scope[_KEY] = Context(request_id, self._clock, self._clock.now())
 
+        started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 timing = ", ".join(f"{stage};dur={s * 1e3:.3f}" for stage, s in context.timings_s.items())
                 total = (self._clock.now() - context.arrived) * 1e3
                 message["headers"] = [
@@ -61,4 +69,10 @@ class ContextMiddleware:
                 ]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except (Exception, asyncio.CancelledError) as e:
+            response = self._last_resort(Request(scope), e)
+            if started:
+                raise
+            await response(scope, receive, send_with_headers)

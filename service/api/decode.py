@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.errors import Fault, InvalidInput, InvalidOption, MalformedBody, UncertaintyUnavailable, nearest
+from service.errors import Fault, InvalidInput, InvalidOption, MalformedBody, UncertaintyUnavailable, cut, nearest
 from service.repository import Input, Manifest, ReadyModel
 from service.sampling.sampler import MAX_SEED, METHODS
 from service.sampling.stopping import DEFAULT_SAMPLES, Decide, stop_rule
@@ -26,6 +26,7 @@ _LATER = ("on_deadline", "priority")
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
+    """The request as it was sent. Of a key that stands twice in an object, the last counts."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as e:
@@ -46,13 +47,22 @@ def check_fields(payload: Mapping[str, Any], uncertainty: bool) -> None:
     for field in payload:
         if field in known:
             continue
-        if uncertainty and field in _LATER:
-            _wrong_option(field, "not available for this model")
-        if not uncertainty and field in _OPTIONS + _LATER:
+        if field in _LATER:
+            _wrong_option(field, "not available in this version")
+        if not uncertainty and field in _OPTIONS:
             _wrong_option(field, "an option of :uncertainty, not of :predict")
-        _wrong_option(field, f"not a field of this request{nearest(field, known)}")
+        _wrong_option(cut(field), f"not a field of this request{nearest(field, known)}")
     if "instances" not in payload:
         raise InvalidInput("instances: missing; a list of rows expected", faults=[Fault("instances", "missing")])
+
+
+def check_query(query: Iterable[str], uncertainty: bool) -> None:
+    """Refuses parameters of the query string: nothing reads them, and an option that changes nothing misleads."""
+    known = _COMMON + (_OPTIONS if uncertainty else ())
+    for name in query:
+        where = "to be a field of the JSON body, not of the query string" if name in known else (
+            f"not a parameter of this route{nearest(name, known)}; options are fields of the JSON body")
+        _wrong_option(cut(name), where)
 
 
 def decode_options(payload: Mapping[str, Any], model: ReadyModel, limits: Limits) -> Options:
@@ -105,7 +115,7 @@ def _decide(value: Any) -> Decide | None:
     known = ("above", "error")
     for key in value:
         if key not in known:
-            _wrong_option(f"decide.{key}", f"not a field of decide{nearest(key, known)}")
+            _wrong_option(f"decide.{cut(key)}", f"not a field of decide{nearest(key, known)}")
     for key in known:
         if key not in value:
             _wrong_option(f"decide.{key}", "missing")
@@ -142,52 +152,55 @@ def _levels(value: Any) -> tuple[float, ...]:
     return tuple(value)
 
 
-def decode_instances(instances: Any, manifest: Manifest, plain: bool) -> dict[str, Tensor]:
+def decode_instances(instances: Any, manifest: Manifest, plain: bool, first_row: int = 0) -> dict[str, Tensor]:
     """Rows to one tensor an input, (rows, *shape). plain: the body has no JSON true, false or null in it, which numpy
-    would take for numbers. InvalidInput with the path of the first wrong value."""
+    would take for numbers. first_row: place of the first of these rows, where they are a part of a longer file.
+    InvalidInput with the path of the first wrong value."""
     if not isinstance(instances, list):
         _wrong("instances", f"a list of rows expected, got {_kind(instances)}")
     if not instances:
         _wrong("instances", "at least one row expected, got none")
-    columns = _columns(instances, manifest)
+    columns = _columns(instances, manifest, first_row)
     by_name = isinstance(instances[0], dict)
     return {
-        spec.name: torch.from_numpy(_array(columns[spec.name], spec, plain, _Paths(spec.name, by_name, manifest)))
-        for spec in manifest.inputs
+        spec.name: torch.from_numpy(_array(columns[spec.name], spec, plain, paths)) for spec in manifest.inputs
+        for paths in [_Paths(spec.name, by_name, manifest, first_row)]
     }
 
 
 class _Paths:
     """Where a value stands in the request, as the caller wrote it."""
 
-    def __init__(self, name: str, by_name: bool, manifest: Manifest) -> None:
+    def __init__(self, name: str, by_name: bool, manifest: Manifest, first_row: int) -> None:
+        self._first_row = first_row
         self._features = [f.name for f in manifest.features] if by_name and manifest.features else None
         self._name = f".{name}" if by_name and self._features is None else ""
 
     def at(self, row: int, place: Sequence[int] = ()) -> str:
+        row += self._first_row
         if self._features is not None and place:
             return f"instances[{row}].{self._features[place[0]]}"
         return f"instances[{row}]{self._name}" + "".join(f"[{i}]" for i in place)
 
 
-def _columns(instances: list[Any], manifest: Manifest) -> dict[str, list[Any]]:
+def _columns(instances: list[Any], manifest: Manifest, first_row: int) -> dict[str, list[Any]]:
     """One list of row values for each input."""
     if not any(isinstance(row, dict) for row in instances):
         if len(manifest.inputs) > 1:
             names = ", ".join(i.name for i in manifest.inputs)
-            _wrong("instances[0]", f"an object with the inputs {names} expected, got {_kind(instances[0])}")
+            _wrong(f"instances[{first_row}]", f"an object with the inputs {names} expected, got {_kind(instances[0])}")
         return {manifest.inputs[0].name: instances}
     features = [f.name for f in manifest.features] if manifest.features else None
     inputs = [i.name for i in manifest.inputs]
     by_feature = features is not None and not all(isinstance(r, dict) and set(r) == set(inputs) for r in instances)
     keys = features if by_feature and features is not None else inputs
-    for i, row in enumerate(instances):
+    for i, row in enumerate(instances, start=first_row):
         if not isinstance(row, dict):
             _wrong(f"instances[{i}]", f"an object as in the other rows expected, got {_kind(row)}")
         for key in row:
             if key not in keys:
-                what = "feature" if by_feature else "input"
-                _wrong(f"instances[{i}].{key}", f"not a {what} of this model{nearest(key, keys)}")
+                what = "a feature" if by_feature else "an input"
+                _wrong(f"instances[{i}].{cut(key)}", f"not {what} of this model{nearest(key, keys)}")
         for key in keys:
             if key not in row:
                 _wrong(f"instances[{i}].{key}", "missing")
@@ -216,8 +229,9 @@ def _in_range(values: NDArray[Any], spec: Input, paths: _Paths) -> NDArray[Any]:
         bad, reason = ~np.isfinite(cast), "a finite number that float32 can hold expected"
     else:
         cast = values.astype(np.int64)
-        low, high = spec.range if spec.range is not None else (-(2**63), 2**63 - 1)
-        bad, reason = (cast < low) | (cast > high), f"an integer from {low:g} to {high:g} expected"
+        assert spec.range is not None  # the manifest of an integer input names it
+        low, high = map(int, spec.range)
+        bad, reason = (cast < low) | (cast > high), f"an integer from {low} to {high} expected"
     if bad.any():
         row, *place = (int(i) for i in np.argwhere(bad)[0])
         _wrong(paths.at(row, place), f"{reason}, got {_shown(values[(row, *place)].item())}")
@@ -252,8 +266,9 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else _kind(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(value, str):
+        return f'"{cut(value)}"'
+    return cut(repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else _kind(value))
 
 
 def out_of_range(inputs: Mapping[str, Tensor], manifest: Manifest) -> list[list[str]]:

@@ -7,19 +7,29 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import events
 from service.api import decode, encode
 from service.api.context import Context, context_of
-from service.errors import ErrorbarError, TooLarge, UnsupportedMediaType
+from service.errors import (
+    Disconnected,
+    Draining,
+    ErrorbarError,
+    Fault,
+    InvalidOption,
+    TooLarge,
+    UnsupportedMediaType,
+    cut,
+)
 from service.repository import ReadyModel, Repository
 from service.scheduling import Engine, Job, Limits, Options
 from service.scheduling.job import Mode
 from service.scheduling.limits import check_size
 
 _INLINE_BYTES = 64 << 10  # bodies up to here are decoded on the event loop: a thread would cost more
+_LENGTH_DIGITS = 18
 
 
 class Inference:
@@ -41,12 +51,17 @@ class Inference:
         except ErrorbarError as e:
             code = e.code
             raise
+        except asyncio.CancelledError:
+            code = Draining.code
+            raise
         finally:
             seconds = context.clock.now() - context.arrived
             name, version = (model.name, model.version) if model is not None else (None, None)
             self._observe(events.RequestAnswered(name, version, mode, code, seconds))
 
     async def _answered(self, request: Request, context: Context, model: ReadyModel, mode: Mode) -> bytes:
+        decode.check_query(request.query_params, mode == "uncertainty")
+        _check_accept(request.headers)
         raw = await read_body(request, self._limits.body_bytes)
         with context.timed("decode"):
             heavy = len(raw) > _INLINE_BYTES
@@ -92,25 +107,42 @@ class Inference:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The raw JSON body. TooLarge before it is read, where the client said how long it is; UnsupportedMediaType."""
+    """The raw JSON body. TooLarge before it is read, where the client said how long it is; UnsupportedMediaType;
+    Disconnected."""
     _check_media_type(request.headers)
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise TooLarge(f"a body of at most {limit} bytes expected, got {declared}")
+    if declared.isdecimal() and (len(declared) > _LENGTH_DIGITS or int(declared) > limit):
+        raise TooLarge(f"a body of at most {limit} bytes expected, got {cut(declared)}")
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise TooLarge(f"a body of at most {limit} bytes expected, got more")
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"a body of at most {limit} bytes expected, got more")
+            chunks.append(chunk)
+    except ClientDisconnect as e:
+        raise Disconnected("the client left before its request was whole") from e
     return b"".join(chunks)
 
 
+def _check_accept(headers: Mapping[str, str]) -> None:
+    """InvalidOption where only a stream of events is accepted: there is none, and JSON would break its reader."""
+    accepted = {given.split(";")[0].strip().lower() for given in headers.get("accept", "*/*").split(",")}
+    if "text/event-stream" in accepted and not accepted & {"application/json", "application/*", "*/*"}:
+        message = "text/event-stream is not available in this version; application/json expected"
+        raise InvalidOption(f"Accept: {message}", faults=[Fault("Accept", message)])
+
+
 def _check_media_type(headers: Mapping[str, str]) -> None:
-    given = headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    given, _, parameters = headers.get("content-type", "application/json").partition(";")
+    given = given.strip().lower()
     # curl -d says form-urlencoded unless told otherwise; the body is read as JSON all the same
     if given not in ("application/json", "application/x-www-form-urlencoded", "text/json", ""):
-        raise UnsupportedMediaType(f"Content-Type application/json expected, got {given!r}")
+        raise UnsupportedMediaType(f"Content-Type application/json expected, got {cut(given)!r}")
+    for parameter in parameters.lower().split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip() == "charset" and value.strip().strip('"') not in ("utf-8", "utf8"):
+            raise UnsupportedMediaType(f"a body in UTF-8 expected, got charset {cut(value.strip())!r}")
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
-        raise UnsupportedMediaType(f"a body without Content-Encoding expected, got {encoding!r}")
+        raise UnsupportedMediaType(f"a body without Content-Encoding expected, got {cut(encoding)!r}")

@@ -27,12 +27,19 @@ _REF = "#/components/schemas/{model}"
 def describe(app: FastAPI, state: Server) -> None:
     """Puts `/openapi.json` and `/docs` in place. Examples use the models that are loaded."""
 
+    kept: dict[str, Any] = {}
+
     def openapi() -> dict[str, Any]:
+        if kept:
+            return kept
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for path, item in document["paths"].items():
             for operation in item.values():
                 _describe_operation(path, operation, schemas, state)
+        if state.ready:
+            kept.update(document)
+            return kept
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

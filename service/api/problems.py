@@ -16,6 +16,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "version_not_found": (404, "No such version"),
     "not_found": (404, "No such page"),
     "method_not_allowed": (405, "Not a method of this route"),
+    "client_disconnected": (400, "The client left"),
     "too_large": (413, "Over a limit of this server"),
     "unsupported_media_type": (415, "Not a media type of this route"),
     "invalid_option": (422, "An option is wrong or not available"),

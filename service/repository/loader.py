@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import service
-from service.errors import InvalidManifest, UnservableModel
+from service.errors import ErrorbarError, InvalidManifest, UnservableModel, reason
 from service.repository.manifest import Input, Manifest, read_manifest
 from service.sampling import Sampler, prepare
 from service.sampling.masks import MASK_LAW
@@ -46,21 +47,36 @@ class ReadyModel:
 
 
 def load_model(folder: Path, device: str = "cpu") -> ReadyModel:
-    """Loads `<name>/<version>`. InvalidManifest or UnservableModel, naming the folder and the reason."""
+    """Loads `<name>/<version>`. InvalidManifest or UnservableModel, naming the folder and the reason, whatever the
+    model's own code raises."""
     manifest = read_manifest(folder / "model.toml")
     if manifest.name != folder.parent.name:
         raise InvalidManifest(f"{folder / 'model.toml'}: name: {folder.parent.name!r} (the folder) expected, "
                               f"got {manifest.name!r}")
     try:
-        module = _with_weights(_built(manifest), folder / "weights.safetensors")
-        sampler = prepare(
-            module, {i.name: _probe_input(i) for i in manifest.inputs} if len(manifest.inputs) > 1
-            else _probe_input(manifest.inputs[0]),
-            manifest.task, manifest.dtype, device, manifest.sampling.sites,
-        )
-        _check_outputs(manifest, sampler)
-    except UnservableModel as e:
-        raise UnservableModel(f"{folder}: {e.detail}") from e
+        return _loaded(folder, manifest, device)
+    except Exception as e:
+        why = e.detail if isinstance(e, ErrorbarError) else f"the model cannot be made ready: {reason(e)}"
+        raise UnservableModel(f"{folder}: {why}{_range_hint(e, manifest)}") from e
+
+
+def _range_hint(error: BaseException, manifest: Manifest) -> str:
+    """A word on the ranges, where integers of the probe led out of a table of the network."""
+    integers = [f"{i.name} {list(i.range or ())}" for i in manifest.inputs if i.dtype == "int64"]
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, IndexError):
+        cause = cause.__cause__
+    return f"; is the range of {', '.join(integers)} wider than the vocabulary?" if cause and integers else ""
+
+
+def _loaded(folder: Path, manifest: Manifest, device: str) -> ReadyModel:
+    module = _with_weights(_built(manifest), folder / "weights.safetensors")
+    sampler = prepare(
+        module, {i.name: _probe_input(i) for i in manifest.inputs} if len(manifest.inputs) > 1
+        else _probe_input(manifest.inputs[0]),
+        manifest.task, manifest.dtype, device, manifest.sampling.sites,
+    )
+    _check_outputs(manifest, sampler)
     warnings = tuple(
         f"site {s.name}: {s.note}" for s in sampler.sites if s.note == INERT
     ) + (() if sampler.samples_something else ("no dropout: only predict is available",)) + (
@@ -85,7 +101,7 @@ def _built(manifest: Manifest) -> nn.Module:
     try:
         module = getattr(importlib.import_module(package), name)(**manifest.architecture.arguments)
     except Exception as e:
-        raise UnservableModel(f"architecture {factory!r} cannot be built: {type(e).__name__}: {e}") from e
+        raise UnservableModel(f"architecture {factory!r} cannot be built: {reason(e)}") from e
     if not isinstance(module, nn.Module):
         raise UnservableModel(f"architecture {factory!r} gave a {type(module).__name__}, not a torch module")
     return module
@@ -107,14 +123,19 @@ def _with_weights(module: nn.Module, path: Path) -> nn.Module:
 
 
 def _probe_input(spec: Input) -> Tensor:
-    """Seeded rows within the declared range, or of a standard normal."""
+    """Seeded rows within the declared range, or of a standard normal. Of integers the second and third row have the
+    lowest and the highest in turn, so that each place gets both: a range wider than the vocabulary is to be found here,
+    not by a client. They come early because `prepare` looks at the first three rows."""
     generator = torch.Generator().manual_seed(0)
     shape = (_PROBE_ROWS, *spec.shape)
-    low, high = spec.range if spec.range is not None else (0.0, 1.0)
-    if spec.dtype == "int64":
-        return torch.randint(int(low), int(high) + 1, shape, generator=generator)
     if spec.range is None:
         return torch.randn(shape, generator=generator)
+    low, high = spec.range
+    if spec.dtype == "int64":
+        rows = np.random.default_rng(0).integers(int(low), int(high), shape, np.int64, endpoint=True)
+        even = np.arange(rows[0].size).reshape(spec.shape) % 2 == 0
+        rows[1], rows[2] = np.where(even, low, high), np.where(even, high, low)
+        return torch.from_numpy(rows)
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -19,7 +20,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Input:
-    """One input tensor: `shape` without the row axis. `range` (low, high) bounds integers and is told to clients."""
+    """One input tensor: `shape` without the row axis. `range` (low, high) is told to clients; integers have one, and no
+    value outside it is let in."""
 
     name: str
     dtype: InputType
@@ -78,7 +80,7 @@ def read_manifest(path: Path) -> Manifest:
             return parse_manifest(tomllib.load(file))
     except OSError as e:
         raise InvalidManifest(f"{path}: cannot be read: {e.strerror}") from e
-    except tomllib.TOMLDecodeError as e:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise InvalidManifest(f"{path}: not TOML: {e}") from e
     except InvalidManifest as e:
         raise InvalidManifest(f"{path}: {e.detail}", faults=e.faults) from e
@@ -109,6 +111,8 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
         dtype=_dtype(top.table("numerics")) if top.has("numerics") else "float32",
     )
     top.finish()
+    if ":" in manifest.name:
+        top.refuse("name", "a name without a colon expected: in an address the verb follows one")
     _check_together(manifest, top)
     return manifest
 
@@ -135,12 +139,17 @@ def _check_together(manifest: Manifest, top: _Table) -> None:
 
 def _input(table: _Table) -> Input:
     bounds = table.numbers("range") if table.has("range") else None
-    if bounds is not None and (len(bounds) != 2 or not bounds[0] <= bounds[1]):
-        table.refuse("range", f"[low, high] expected, got {list(bounds)}")
+    if bounds is not None and (len(bounds) != 2 or not -inf < bounds[0] <= bounds[1] < inf):
+        table.refuse("range", f"[low, high], finite, expected, got {list(bounds)}")
     shape = table.integers("shape")
     if any(n < 1 for n in shape):
         table.refuse("shape", f"sizes of at least 1, without the row axis, expected, got {list(shape)}")
     dtype = cast(InputType, table.choice("dtype", get_args(InputType)))
+    if dtype == "int64" and bounds is None:
+        table.refuse("range", "missing; [low, high] of the integers that the network takes expected, such as the first "
+                              "and the last token of its vocabulary")
+    if dtype == "int64" and not all(_is_integer(n) and -(2**63) <= n < 2**63 for n in bounds or ()):
+        table.refuse("range", f"two 64-bit integers expected, got {list(bounds or ())}")
     found = Input(table.text("name"), dtype, shape, None if bounds is None else (bounds[0], bounds[1]))
     table.finish()
     return found
@@ -148,6 +157,9 @@ def _input(table: _Table) -> Input:
 
 def _feature(table: _Table) -> Feature:
     feature = Feature(table.text("name"), table.text("unit"), table.number("min"), table.number("max"))
+    for key, bound in (("min", feature.min), ("max", feature.max)):
+        if not isfinite(bound):
+            table.refuse(key, f"a finite number expected, got {bound}")
     if not feature.min <= feature.max:
         table.refuse("max", f"at least min = {feature.min} expected, got {feature.max}")
     table.finish()
@@ -174,7 +186,7 @@ def _sampling(table: _Table) -> SamplingDefaults:
 
 def _tau(table: _Table) -> float:
     tau = table.number("tau")
-    if not 0 < tau < float("inf"):
+    if not 0 < tau < inf:
         table.refuse("tau", f"a precision above 0 expected, got {tau}")
     table.finish()
     return tau

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from service.errors import InvalidManifest, ModelNotFound, NotReady, VersionNotFound, nearest
+from service.errors import InvalidManifest, ModelNotFound, NotReady, VersionNotFound, cut, nearest
 from service.repository.loader import ReadyModel, load_model
 
 
@@ -27,16 +26,12 @@ class Repository:
         return self._folders[name, version]
 
     def load(self, name: str, version: str) -> ReadyModel:
-        model = load_model(self._folders[name, version], self._device)
-        self._ready[name, version] = model
-        return model
+        """Loads and probes a model. It answers nobody before `admit`. InvalidManifest or UnservableModel."""
+        return load_model(self._folders[name, version], self._device)
 
-    def load_all(self, progress: Callable[[str, str], None] | None = None) -> None:
-        """Loads and probes every model. The first that cannot be served raises, with its reason."""
-        for name, version in self._folders:
-            if progress is not None:
-                progress(name, version)
-            self.load(name, version)
+    def admit(self, model: ReadyModel) -> None:
+        """From now on the model answers."""
+        self._ready[model.name, model.version] = model
 
     def is_ready(self, name: str, version: str) -> bool:
         return (name, version) in self._ready
@@ -49,11 +44,11 @@ class Repository:
         """The ready model. ModelNotFound or VersionNotFound, listing what there is; NotReady while it loads."""
         names = list(dict.fromkeys(n for n, _ in self._folders))
         if name not in names:
-            raise ModelNotFound(f"no model {name!r}{nearest(name, names)}; there are: {', '.join(names) or 'none'}")
+            raise ModelNotFound(f"no model {cut(name)!r}{nearest(name, names)}; there are: {', '.join(names)}")
         versions = [v for n, v in self._folders if n == name]
         version = versions[-1] if version is None else version
         if version not in versions:
-            raise VersionNotFound(f"model {name!r} has no version {version!r}; there are: {', '.join(versions)}")
+            raise VersionNotFound(f"model {name!r} has no version {cut(version)!r}; there are: {', '.join(versions)}")
         if (name, version) not in self._ready:
             raise NotReady(f"model {name!r} version {version} is loading", retry_after_s=1.0)
         return self._ready[name, version]

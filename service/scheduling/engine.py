@@ -6,6 +6,7 @@ import threading
 from collections import Counter, defaultdict
 from concurrent.futures import Future
 from dataclasses import replace
+from math import inf
 from queue import SimpleQueue
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from service import events
 from service.clock import Clock, MonotonicClock
-from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, Overloaded
+from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, Overloaded, reason
 from service.repository import ReadyModel
 from service.sampling.sampler import METHODS
 from service.scheduling.job import Answer, Array, Job, Mode, Options, Stops
@@ -36,7 +37,7 @@ class Engine:
         self._backlog_s = 0.0
         self._queued_rows: defaultdict[str, int] = defaultdict(int)
         self._pass_s: dict[_Kind, float] = {}
-        self._draining = False
+        self._draining = self._abandoned = False
         self._thread = threading.Thread(target=self._work, name="errorbar-engine", daemon=True)
         self._thread.start()
 
@@ -51,8 +52,7 @@ class Engine:
         future: Future[Answer] = Future()
         with self._lock:
             now = self._clock.now()
-            if self._draining:
-                raise Draining("the server is going down and takes no new work", retry_after_s=5.0)
+            self._refuse_if_draining()
             if self._backlog_s and self._backlog_s + cost_s > self._limits.queue_s:
                 raise Overloaded(
                     f"about {self._backlog_s:.1f} s of work wait, at most {self._limits.queue_s:g} s may; nothing was "
@@ -63,33 +63,52 @@ class Engine:
                     f"the answer would take about {self._backlog_s + cost_s:.3f} s, the deadline leaves "
                     f"{max(job.deadline - now, 0):.3f} s"
                 )
-            self._count(job, job.rows, cost_s)
-            self._waiting.put((job, future, now, cost_s))
+            self._queue(job, future, now, cost_s)
         return future
+
+    def _queue(self, job: Job, future: Future[Answer], now: float, cost_s: float) -> None:
+        self._count(job, job.rows, cost_s)
+        self._waiting.put((job, future, now, cost_s))
 
     def warm(self, model: ReadyModel) -> None:
         """Runs a row and a small batch in both modes, so that the first request is as fast as the next and the cost
-        of a pass is known."""
+        of a pass is known. It waits its turn, but no limit or deadline refuses it: a server with traffic on its other
+        models must be able to load one more. ModelFailed; Draining."""
         for rows in (1, 8):
-            inputs = {i.name: torch.zeros(rows, *i.shape, dtype=getattr(torch, i.dtype)) for i in model.manifest.inputs}
+            inputs = {
+                i.name: torch.full((rows, *i.shape), i.range[0] if i.range else 0, dtype=getattr(torch, i.dtype))
+                for i in model.manifest.inputs
+            }
             default = model.manifest.sampling
             options = Options(default.samples, default.seed, default.masks, default.design)
-            later = self._clock.now() + 600
-            jobs = [Job(model, "predict", inputs, later)]
+            jobs = [Job(model, "predict", inputs, inf)]
             if model.sampler.samples_something:
-                ways = [Job(model, "uncertainty", inputs, later, replace(options, method=m)) for m in METHODS]
+                ways = [Job(model, "uncertainty", inputs, inf, replace(options, method=m)) for m in METHODS]
                 jobs += {job.method: job for job in ways}.values()
             for job in jobs:
                 for _ in range(2):
-                    self.submit(job).result()
+                    self._submit_unbounded(job).result()
 
-    def drain(self) -> None:
-        """Refuses new work, finishes what was admitted, and ends the thread."""
+    def _submit_unbounded(self, job: Job) -> Future[Answer]:
+        future: Future[Answer] = Future()
         with self._lock:
+            self._refuse_if_draining()
+            self._queue(job, future, self._clock.now(), self._estimate_s(job))
+        return future
+
+    def drain(self, abandon: bool = False) -> None:
+        """Refuses new work, finishes what was admitted, and ends the thread. abandon: nobody waits for what was
+        admitted; the job that runs ends after its current chunk, and this and every later one raises Draining."""
+        with self._lock:
+            self._abandoned = self._abandoned or abandon
             if not self._draining:
                 self._draining = True
                 self._waiting.put(None)
         self._thread.join()
+
+    def _refuse_if_draining(self) -> None:
+        if self._draining:
+            raise Draining("the server is going down and takes no new work", retry_after_s=5.0)
 
     def _count(self, job: Job, rows: int, cost_s: float) -> None:
         self._backlog_s = max(0.0, self._backlog_s + cost_s)
@@ -113,8 +132,7 @@ class Engine:
         except ErrorbarError as e:
             future.set_exception(e)
         except Exception as e:
-            reason = str(e).split("\n")[0][:300]
-            future.set_exception(ModelFailed(f"model {job.model.name!r} raised {type(e).__name__}: {reason}"))
+            future.set_exception(ModelFailed(f"model {job.model.name!r} raised {reason(e)}"))
 
     def _run(self, job: Job, queued_at: float) -> Answer:
         started = self._clock.now()
@@ -144,6 +162,9 @@ class Engine:
         return replace(answer, timings_s=timings)
 
     def _keep_deadline(self, job: Job) -> None:
+        """Ends a job that nobody waits for any more."""
+        if self._abandoned:
+            raise Draining("the server went down before the answer was ready", retry_after_s=5.0)
         if self._clock.now() > job.deadline:
             raise DeadlineExceeded("the deadline passed before the answer was ready; what was computed is thrown away")
 

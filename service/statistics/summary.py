@@ -217,9 +217,9 @@ class Uncertainty:
         return None if parts[0] is None else self._shaped([part for part in parts if part is not None])
 
     def _information_or_none(self, name: str) -> Tensor | None:
-        parts = [getattr(part.information, name) for part in self._parts]
         if self._parts[0].information is None:
             raise ValueError(f"{name} is for classification and multilabel models")
+        parts = [getattr(part.information, name) for part in self._parts]
         return None if parts[0] is None else torch.cat(parts)
 
     def _information(self, name: str) -> Tensor:

@@ -86,7 +86,7 @@ def test_an_ordinary_answer_says_nothing_of_stopping(client) -> None:
 
 
 @pytest.mark.parametrize(("fields", "path", "words"), [
-    ({"tolerance": "0.05"}, "tolerance", "a number expected, got a string"),
+    ({"tolerance": "0.05"}, "tolerance", 'a number expected, got "0.05"'),
     ({"tolerance": True}, "tolerance", "a number expected, got true"),
     ({"tolerance": 0}, "tolerance", "between 0 and 0.5"),
     ({"tolerance": 0.5}, "tolerance", "between 0 and 0.5"),

@@ -153,6 +153,11 @@ def test_bad_input_is_named_by_its_path(client, instances, path, words) -> None:
     assert words in body["detail"]
 
 
+def test_an_input_that_there_is_not_is_named(client) -> None:
+    answer = predict(client, [{"xx": [1, 2, 3, 4]}], model="height")
+    assert "instances[0].xx: not an input of this model" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'{"instances": [[NaN, 1, 2]]}', b"\xff\xfe", b'"x"'])
 def test_a_body_that_is_no_request_is_malformed(client, body) -> None:
     answer = client.post("/v1/models/flowers:predict", content=body)
@@ -174,13 +179,14 @@ def test_a_body_without_instances_says_so(client) -> None:
     ({"seed": 2**53}, "seed"),
     ({"masks": "own"}, '"shared" or "independent"'),
     ({"design": None}, "design"),
-    ({"method": "closed_form"}, "method"),
+    ({"method": "closed_form"}, 'method: "auto" or "sampled" expected, got "closed_form"'),
+    ({"samples": "50"}, 'got "50"'),
     ({"quantiles": [0.5, 1.0]}, "quantiles[1]"),
     ({"quantiles": []}, "quantiles"),
     ({"include_samples": 1}, "true or false"),
     ({"timeout_ms": 0}, "timeout_ms"),
-    ({"on_deadline": "partial"}, "not available for this model"),
-    ({"priority": 5}, "not available for this model"),
+    ({"on_deadline": "partial"}, "not available in this version"),
+    ({"priority": 5}, "not available in this version"),
 ])
 def test_a_wrong_option_is_refused_by_name(client, fields, words) -> None:
     answer = uncertain(client, [FLOWER], **fields)
@@ -190,8 +196,52 @@ def test_a_wrong_option_is_refused_by_name(client, fields, words) -> None:
     assert body["errors"][0]["path"].split("[")[0] == next(iter(fields))
 
 
-def test_an_option_of_uncertainty_is_refused_by_predict(client) -> None:
-    assert predict(client, [FLOWER], samples=50).json()["code"] == "invalid_option"
+@pytest.mark.parametrize(("option", "words"), [
+    ("samples", "an option of :uncertainty"), ("on_deadline", "not available in this version"),
+    ("sampels", "not a field"),
+])
+def test_an_option_of_uncertainty_is_refused_by_predict(client, option, words) -> None:
+    body = predict(client, [FLOWER], **{option: 50}).json()
+    assert body["code"] == "invalid_option"
+    assert words in body["detail"]
+
+
+@pytest.mark.parametrize(("query", "words"), [
+    ("samples=1000", "samples: to be a field of the JSON body"), ("sampels=7", "did you mean 'samples'"),
+    ("trace", "trace: not a parameter"),
+])
+def test_a_parameter_of_the_query_string_is_refused_not_ignored(client, query, words) -> None:
+    answer = client.post(f"/v1/models/flowers:uncertainty?{query}", json={"instances": [FLOWER]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_option")
+    assert words in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("accept", "status"), [
+    ("text/event-stream", 422), ("text/event-stream; q=1, text/html", 422), ("text/html", 200),
+    ("text/event-stream, application/json", 200), ("text/event-stream, */*;q=0.1", 200),
+])
+def test_who_takes_only_a_stream_of_events_is_refused(client, accept, status) -> None:
+    headers = {"Accept": accept}
+    answer = client.post("/v1/models/flowers:uncertainty", json={"instances": [FLOWER]}, headers=headers)
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["code"] == "invalid_option"
+
+
+def test_no_error_says_a_long_name_back(client) -> None:
+    long = "x" * 1_000_000
+    for answer in (
+        uncertain(client, [FLOWER], **{long: 1}), uncertain(client, [FLOWER], method=long),
+        uncertain(client, [FLOWER], decide={long: 1}),
+        predict(client, [{long: 1}]), predict(client, [FLOWER], model=long[:10_000]), client.get(f"/{long[:10_000]}"),
+        client.post("/v1/models/flowers:predict", content=b"x", headers={"Content-Type": long[:10_000]}),
+    ):
+        assert 400 <= answer.status_code < 500
+        assert len(answer.content) < 1000
+
+
+def test_a_length_of_thousands_of_digits_is_too_large(client) -> None:
+    answer = client.post("/v1/models/flowers:predict", content=b"{}", headers={"Content-Length": "9" * 5000})
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
 def test_an_unknown_model_or_version_lists_what_there_is(client) -> None:
@@ -228,6 +278,21 @@ def test_too_much_work_is_refused(client, rows, fields) -> None:
 def test_another_media_type_is_refused(client) -> None:
     answer = client.post("/v1/models/flowers:predict", content=b"x", headers={"Content-Type": "application/x-npy"})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(("charset", "status"), [
+    ("utf-8", 200), ('"UTF-8"', 200), ("latin-1", 415), ("utf-16", 415),
+])
+def test_a_body_that_is_not_utf_8_is_refused(client, charset, status) -> None:
+    headers = {"Content-Type": f"application/json; charset={charset}"}
+    body = b'{"instances": [[1.0, 12.0, 2.0]]}'
+    assert client.post("/v1/models/flowers:predict", content=body, headers=headers).status_code == status
+
+
+def test_of_a_key_that_stands_twice_the_last_counts(client) -> None:
+    body = b'{"instances": [[1.0, 12.0, 2.0]], "samples": 1, "samples": 20}'
+    answer = client.post("/v1/models/flowers:uncertainty", content=body)
+    assert answer.json()["sampling"]["samples"] == 20
 
 
 def test_a_deadline_that_cannot_be_met_is_refused(client) -> None:

@@ -40,6 +40,41 @@ def test_unknown_routes_and_methods_are_problems_too(client) -> None:
     assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
 
 
+@pytest.mark.parametrize(("method", "path", "allowed"), [
+    ("GET", "/v1/models/flowers:predict", "POST"), ("GET", "/v1/models/flowers/versions/1:uncertainty", "POST"),
+    ("POST", "/v1/models/flowers", "GET"), ("POST", "/healthz", "GET, HEAD"),
+])
+def test_a_method_that_a_route_has_not_is_told_which_it_has(client, method, path, allowed) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert answer.headers["Allow"] == allowed
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/v1/models/flowers:feedback", "/v1/models/flowers/versions/1:explain"])
+def test_a_verb_that_there_is_not_is_no_route(client, method, path) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/healthz/", "/v1/models/flowers:predict/"])
+def test_a_slash_too_many_leads_nowhere_and_never_to_the_host_of_a_header(client, path) -> None:
+    answer = client.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert "location" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_may_ask_for_the_head_alone(client, path) -> None:
+    assert client.head(path).status_code == 200
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_contract_is_made_once_the_models_are_there_and_then_kept(client) -> None:
+    app = client.app
+    assert app.openapi() is app.openapi()
+
+
 def test_errors_under_v2_have_the_field_its_clients_read(client) -> None:
     body = client.get("/v2/nowhere").json()
     assert body["error"] == body["detail"]

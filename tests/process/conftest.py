@@ -33,9 +33,10 @@ class Running:
 
 
 @contextmanager
-def served(*arguments: str, ready: bool = True) -> Iterator[Running]:
-    """`errorbar serve` with these arguments; ended by its own process id whatever happens."""
+def served(*arguments: str, ready: bool = True, **settings: str) -> Iterator[Running]:
+    """`errorbar serve` with these arguments and settings; ended by its own process id whatever happens."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ERRORBAR_")}
+    environment |= {f"ERRORBAR_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "serve", "--port", "0", "--device", "cpu", *arguments],
         cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,

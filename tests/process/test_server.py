@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
+import socket
 import subprocess
 import sys
-import threading
+from http.client import HTTPResponse
+from typing import Any
 
 import httpx
 import pytest
@@ -20,23 +23,54 @@ from tests.process.conftest import ROOT, served
 FLOWERS = [[1.0, 12.0, 2.0]] * 1000
 
 
+class Exchange:
+    """One request, sent in two halves: it is in flight once `begun` returns."""
+
+    def __init__(self, url: str, body: object) -> None:
+        self._body = json.dumps(body).encode()
+        address = httpx.URL(url)
+        self._socket = socket.create_connection((address.host, address.port), timeout=60)
+
+    def begun(self) -> None:
+        """Returns when the server's route waits for the body: it says 100 Continue then."""
+        self._socket.sendall(
+            b"POST /v1/models/flowers:uncertainty HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(self._body))
+        assert self._socket.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+    def send_body(self) -> None:
+        self._socket.sendall(self._body)
+
+    def answer(self) -> tuple[int, dict[str, Any]]:
+        with self._socket, HTTPResponse(self._socket) as response:
+            response.begin()
+            return response.status, json.loads(response.read())
+
+
 def test_a_server_that_is_told_to_end_answers_what_is_in_flight_and_exits_0(small_models) -> None:
-    with served("--models", str(small_models)) as server, httpx.Client(base_url=server.url, timeout=60) as client:
-        answers: list[httpx.Response] = []
+    with served("--models", str(small_models)) as server:
         body = {"instances": FLOWERS, "samples": 1000}
-
-        def ask() -> None:
-            answers.append(client.post("/v1/models/flowers:uncertainty", json=body))
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        while "errorbar_queue_rows{model=\"flowers\"} 1000.0" not in client.get("/metrics").text and not answers:
-            pass
+        early, late = Exchange(server.url, body), Exchange(server.url, body)
+        early.begun(), late.begun()
+        early.send_body()
         server.process.send_signal(signal.SIGTERM)
-        asking.join()
-        assert answers[0].status_code == 200
-        assert len(answers[0].json()["predictions"]) == 1000
+        late.send_body()
+        for exchange in (early, late):
+            status, answer = exchange.answer()
+            assert status == 200
+            assert len(answer["predictions"]) == 1000
         assert server.process.wait(timeout=30) == 0
+
+
+def test_a_request_that_outlasts_the_servers_patience_is_told_so_and_the_server_exits_1(small_models) -> None:
+    with served("--models", str(small_models), grace_s="0.5") as server:
+        stuck = Exchange(server.url, {"instances": FLOWERS})
+        stuck.begun()
+        server.process.send_signal(signal.SIGTERM)
+        status, answer = stuck.answer()
+        assert (status, answer["code"]) == (503, "draining")
+        assert server.process.wait(timeout=30) == 1
+        assert "requests cut: 1;" in server.read_until("requests cut")
 
 
 def test_a_model_that_cannot_be_served_keeps_the_server_from_being_ready(tmp_path, small_models) -> None:
@@ -52,6 +86,8 @@ def test_a_model_that_cannot_be_served_keeps_the_server_from_being_ready(tmp_pat
         assert "3 labels" in answer.json()["detail"]
         assert httpx.get(f"{server.url}/healthz").status_code == 200
         assert httpx.post(f"{server.url}/v1/models/flowers:predict", json={}).json()["code"] == "not_ready"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=30) == 1
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

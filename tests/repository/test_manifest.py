@@ -23,6 +23,7 @@ def test_a_good_manifest_is_read_with_its_defaults() -> None:
 
 @pytest.mark.parametrize(("change", "path", "words"), [
     (lambda d: d.update(lables=["a"]), "lables", "did you mean 'labels'"),
+    (lambda d: d.update(name="flow:ers"), "name", "without a colon"),
     (lambda d: d.pop("description"), "description", "missing"),
     (lambda d: d.update(task="clustering"), "task", "'classification' or"),
     (lambda d: d.pop("labels"), "labels", "needs its labels"),
@@ -30,6 +31,13 @@ def test_a_good_manifest_is_read_with_its_defaults() -> None:
     (lambda d: d["inputs"][0].update(shape=[0]), "inputs[0].shape", "at least 1"),
     (lambda d: d["inputs"][0].update(dtype="float64"), "inputs[0].dtype", "'float32' or 'int64'"),
     (lambda d: d["inputs"][0].update(range=[2, 1]), "inputs[0].range", "[low, high]"),
+    (lambda d: d["inputs"][0].update(range=[0, float("inf")]), "inputs[0].range", "finite"),
+    (lambda d: d["inputs"][0].update(range=[float("nan"), 1]), "inputs[0].range", "finite"),
+    (lambda d: d["inputs"][0].update(dtype="int64"), "inputs[0].range", "missing"),
+    (lambda d: d["inputs"][0].update(dtype="int64", range=[0.5, 2]), "inputs[0].range", "64-bit integers"),
+    (lambda d: d["inputs"][0].update(dtype="int64", range=[0, 2**63]), "inputs[0].range", "64-bit integers"),
+    (lambda d: d["features"][1].update(max=float("inf")), "features[1].max", "finite"),
+    (lambda d: d["features"][1].update(min=float("nan")), "features[1].min", "finite"),
     (lambda d: d["inputs"][0].update(size=3), "inputs[0].size", "not a key"),
     (lambda d: d["features"].pop(), "features", "2 features"),
     (lambda d: d["features"][1].update(max=0.5), "features[1].max", "at least min"),

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from models.architectures import mlp
 from models.architectures.mlp import MLP
 from service.errors import InvalidManifest, ModelNotFound, NotReady, UnservableModel, VersionNotFound
 from service.repository import Repository, load_model
+from service.repository.loader import _probe_input
+from service.scheduling import Engine
 from tests.conftest import CLASSIFIER, write_model
 
 
@@ -32,7 +36,9 @@ def test_the_highest_version_serves_by_default_as_a_number(folder) -> None:
     for version in ("2", "10"):
         write_model(folder.parent.parent, "flowers", CLASSIFIER, MLP(3, (16, 8), 2, (0.5, 0.3)), version)
     repository = Repository(folder.parent.parent)
-    repository.load_all()
+    for name, number in repository.versions:
+        repository.admit(repository.load(name, number))
+    assert repository.all_ready
     assert repository.get("flowers").version == "10"
     assert repository.get("flowers", "2").version == "2"
 
@@ -43,8 +49,12 @@ def test_what_is_not_there_is_told_apart_from_what_is_not_ready(folder) -> None:
         repository.get("flower")
     with pytest.raises(VersionNotFound, match="there are: 1"):
         repository.get("flowers", "2")
+    model = repository.load("flowers", "1")
     with pytest.raises(NotReady):
         repository.get("flowers")
+    assert not repository.all_ready
+    repository.admit(model)
+    assert repository.get("flowers") is model
 
 
 @pytest.mark.parametrize("root", ["nowhere", "."])
@@ -87,4 +97,74 @@ def test_labels_must_be_as_many_as_the_outputs(folder) -> None:
 def test_arguments_that_build_nothing_are_refused(folder) -> None:
     (folder / "model.toml").write_text(CLASSIFIER + "width = 3\n")
     with pytest.raises(UnservableModel, match="cannot be built"):
+        load_model(folder)
+
+
+class Tokens(nn.Module):
+    """Three tokens of a vocabulary of ten."""
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 4)
+        self.output = nn.Linear(12, 2)
+        self.fault = fault
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.fault:
+            raise KeyError(self.fault)
+        return self.output(nn.functional.dropout(self.embedding(x), 0.5, self.training).flatten(1))
+
+
+TOKENS = """
+name = "words"
+task = "classification"
+description = "Three words."
+labels = ["no", "yes"]
+[[inputs]]
+name = "x"
+dtype = "int64"
+shape = [3]
+range = [0, 9]
+[architecture]
+factory = "models.architectures.mlp:Tokens"
+[architecture.arguments]
+"""
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(mlp, "Tokens", Tokens, raising=False)
+    torch.manual_seed(0)
+    return write_model(tmp_path, "words", TOKENS, Tokens())
+
+
+def test_a_model_of_tokens_loads_and_is_probed_with_the_first_and_the_last(words) -> None:
+    model = load_model(words)
+    assert model.sampler.samples_something
+    rows = _probe_input(model.manifest.inputs[0])
+    assert rows.dtype == torch.int64
+    assert (rows[:3].amin(0).tolist(), rows[:3].amax(0).tolist()) == ([0, 0, 0], [9, 9, 9])
+    engine = Engine()
+    engine.warm(model)
+    engine.drain()
+
+
+@pytest.mark.parametrize("high", ["10", "9223372036854775807"])
+def test_a_range_wider_than_the_vocabulary_is_refused_before_a_client_meets_it(words, high) -> None:
+    (words / "model.toml").write_text(TOKENS.replace("[0, 9]", f"[0, {high}]"))
+    with pytest.raises(UnservableModel, match=rf"words.1: .*IndexError.*range of x \[0, {high}\] wider"):
+        load_model(words)
+
+
+def test_whatever_a_models_own_code_raises_makes_it_unservable_with_a_reason(words) -> None:
+    (words / "model.toml").write_text(TOKENS + 'fault = "first line\\nsecond"\n')
+    with pytest.raises(UnservableModel) as caught:
+        load_model(words)
+    assert str(words) in caught.value.detail
+    assert "KeyError" in caught.value.detail
+
+
+def test_a_manifest_that_is_no_text_is_refused(folder) -> None:
+    (folder / "model.toml").write_bytes(b'name = "fl\xff"')
+    with pytest.raises(InvalidManifest, match="not TOML"):
         load_model(folder)

@@ -32,6 +32,9 @@ class Scripted:
     def predict(self, inputs: Any) -> torch.Tensor:
         return self._act(inputs)
 
+    def method_for(self, *arguments: Any) -> str:
+        return "sampled"
+
 
 @pytest.fixture(scope="module")
 def model(small_models: Path) -> ReadyModel:
@@ -142,6 +145,70 @@ def test_draining_answers_what_was_admitted_and_refuses_the_rest(model) -> None:
     assert second.result().arrays["values"].shape == (1, 2)
     with pytest.raises(Draining):
         engine.submit(job(model))
+
+
+def test_warming_a_model_is_not_refused_while_the_queue_is_full(model) -> None:
+    clock, queued = ManualClock(), []
+
+    def observe(event: events.Event) -> None:
+        if isinstance(event, events.QueueChanged) and queued:
+            queued.pop().set()  # the first job of the warming waits now; it must also outlive a long wait
+            clock.advance(10_000)
+
+    engine = Engine(Limits(queue_s=2.0), clock, observe)
+    engine.submit(job(model, act=lambda _: (clock.advance(1.0), torch.ones(1, 2))[1])).result()
+    release, first = blocked(engine, model)
+    engine.submit(job(model))
+    with pytest.raises(Overloaded):
+        engine.submit(job(model))
+    queued.append(release)
+    engine.warm(model)
+    first.result()
+    assert engine.submit(job(model, rows=2, samples=20)).result().arrays["mean"].shape == (2, 2)
+    engine.drain()
+
+
+def test_a_model_that_fails_while_it_is_warmed_says_so(model) -> None:
+    def act(_: Any) -> torch.Tensor:
+        raise RuntimeError("boom")
+
+    engine = Engine()
+    with pytest.raises(ModelFailed, match="boom"):
+        engine.warm(replace(model, sampler=Scripted(act)))  # type: ignore[arg-type]
+    engine.drain()
+
+
+def test_what_nobody_waits_for_any_more_ends_at_its_next_checkpoint(model, monkeypatch) -> None:
+    engine = Engine()
+    release, first = blocked(engine, model)
+    sampled, plain = engine.submit(job(model, rows=100, samples=10_000)), engine.submit(job(model))
+    join = engine._thread.join
+    monkeypatch.setattr(engine._thread, "join", lambda: (release.set(), join(30)))  # what runs ends once drain waits
+    engine.drain(abandon=True)
+    assert not engine._thread.is_alive()
+    assert first.done()
+    for abandoned in (sampled, plain):
+        with pytest.raises(Draining):
+            abandoned.result()
+
+
+def test_a_job_that_runs_when_the_server_gives_up_ends_early(model) -> None:
+    chunks: list[int] = []
+    engine = Engine()
+
+    class Interrupted(Scripted):
+        def uncertainty(self, *arguments: Any, checkpoint: Any, **options: Any) -> Any:
+            for chunk in range(1000):
+                chunks.append(chunk)
+                if chunk == 3:
+                    engine._abandoned = True
+                checkpoint()
+
+    stopped = replace(job(model, samples=20), model=replace(model, sampler=Interrupted(None)))  # type: ignore[arg-type]
+    with pytest.raises(Draining):
+        engine.submit(stopped).result()
+    assert chunks == [0, 1, 2, 3]
+    engine.drain()
 
 
 def test_a_job_whose_caller_gave_up_is_not_run(model) -> None:

@@ -125,3 +125,10 @@ def test_a_spread_of_any_size_that_float32_can_hold_is_told(spread, balanced) ->
         means = exact.view(5, 10, 2, 3).mean(1)
         variance = exact.var(0, correction=0) + means.var(0) / 5
     torch.testing.assert_close(told.moments.std, variance.sqrt(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", ["entropy", "entropy_se", "expected_entropy", "mutual_information", "variation_ratio"])
+def test_a_task_without_classes_has_no_entropies_and_says_so(name) -> None:
+    answer = uncertainty(simplex(50), balanced=True, task="regression")
+    with pytest.raises(ValueError, match=f"{name} is for classification"):
+        getattr(answer, name)
