@@ -10,7 +10,7 @@ from torch import Tensor
 
 from service.sampling.masks import Design
 
-_BUDGET_BYTES = 32 << 20  # for what was asked for more than once
+_BUDGET_BYTES = 64 << 20  # for what was asked for more than once
 _FRESH_BYTES = 8 << 20  # for what was asked for once: a client that never repeats a seed must not push out the others
 _REMEMBERED_KEYS = 1024
 _KEPT_SAMPLES = 500  # the bank serves the usual request; a long one makes its masks as it goes

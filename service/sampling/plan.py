@@ -23,6 +23,7 @@ from service.sampling.layouts import Layout, Layouts
 from service.sampling.linear import last_linear_site, matrix_of
 from service.sampling.marks import SATURATION, Mark, drop, mark_of, site_input
 from service.sampling.masks import MAX_OUTER
+from service.sampling.products import with_quick_calls
 from service.sampling.sites import Site, selected
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _without_sites(root: nn.Module, graph: fx.Graph, wanted: Sequence[fx.Node]) 
     for node in _needed(graph, wanted, keep_inputs=True):
         values[node] = values[site_input(node)] if node.target is drop else made.node_copy(node, lambda n: values[n])
     made.output(tuple(values[n] for n in wanted))
-    return fx.GraphModule(root, made)
+    return fx.GraphModule(root, with_quick_calls(made))
 
 
 def _needed(graph: fx.Graph, wanted: Sequence[fx.Node], keep_inputs: bool) -> list[fx.Node]:
@@ -217,7 +218,7 @@ class _Suffix:
             self._values[node] = self._site(node) if node in self._active else self._step(node)
         given = tuple(self._read(n) for n in outputs)
         self._graph.output(given if len(given) > 1 else given[0])
-        return fx.GraphModule(self._captured.root, self._graph), boundary
+        return fx.GraphModule(self._captured.root, with_quick_calls(self._graph)), boundary
 
     def _step(self, node: fx.Node) -> fx.Node:
         if node.target is drop:

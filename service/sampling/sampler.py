@@ -19,7 +19,7 @@ from service.sampling.capture import output_of
 from service.sampling.conditional import Conditional, Ending
 from service.sampling.device import exact_float32
 from service.sampling.eager import Eager, moves_output
-from service.sampling.kernels import Folded, Kernel, Thinned, fastest_from, tiles
+from service.sampling.kernels import Folded, FoldedChain, Kernel, Stacked, Thinned, fastest_from, tiles
 from service.sampling.masks import Design
 from service.sampling.plan import Plan
 from service.sampling.reference import SiteNoise, reference_sample
@@ -64,14 +64,11 @@ class Sampler:
         self.output_shape = plan.output_shape
         by_name = {site.name: site for site in plan.sites}
         bank = SeedBank()
-        self._general: Kernel = (
-            Eager(plan.network, plan.sites) if plan.network is not None
-            else Folded(plan.suffix, plan.suffix_width, [by_name[name] for name in plan.masks], bank, device)
-        )
+        sampled = [by_name[name] for name in plan.masks]
+        self._general = _general_kernel(plan, sampled, bank, device)
         self.kernels: list[Kernel] = [self._general]
         if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= _MASKS_AT_ONCE_BYTES:
-            chained = [by_name[stage.site] for stage in plan.chain.stages]
-            self.kernels.append(Thinned(plan.chain, chained, bank))
+            self.kernels += [kind(plan.chain, sampled, bank) for kind in (Thinned, Stacked)]
         self._conditional: Conditional | None = None
         if plan.ending is not None:
             self._conditional = Conditional(plan.ending, [by_name[name] for name in plan.ending.masks], bank, device)
@@ -159,7 +156,7 @@ class Sampler:
         parts = []
         with torch.no_grad(), exact_float32(self._device):
             for start in range(0, count, group):
-                some = {name: value[start : start + group] for name, value in rows.items()}
+                some = _part(rows, range(start, min(start + group, count)))
                 first = first_row + start if masks == "independent" else None
                 parts += self._accumulate(some, first, samples, seed, design, include_samples, checkpoint, kernel)
         return Uncertainty(parts, self.output_shape, chosen)
@@ -249,7 +246,7 @@ class Sampler:
         count = len(next(iter(rows.values())))
         parts = tiles(count, kernel.rows)
         prefix = self._split(kernel).prefix
-        values = [prefix.forward(*(v[t.start : t.stop] for v in rows.values())) for t in parts]
+        values = [prefix.forward(*_part(rows, part).values()) for part in parts]
         accumulators = [self._accumulator(kernel, design == "balanced", keep) for _ in parts]
         size = self._chunk(kernel, len(parts[0]), first_row is not None)
         for first in range(0, samples, size):
@@ -359,6 +356,8 @@ class Sampler:
         output = output.float()
         if self.task == "classification":
             # rows innermost in memory: softmax and statistics over classes are several times faster so
+            if output.dim() == 3 and (classes_first := output.permute(2, 0, 1)).is_contiguous():
+                return classes_first.softmax(0).permute(1, 2, 0)
             return output.mT.contiguous().softmax(-2).mT
         return output.sigmoid() if self.task == "multilabel" else output
 
@@ -367,6 +366,21 @@ class Sampler:
         if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
             raise ModelFailed("the model gave an output that is not finite (NaN or infinity)")
         return values
+
+
+def _general_kernel(plan: Plan, sites: Sequence[Site], bank: SeedBank, device: torch.device) -> Kernel:
+    """The one that runs rows with masks of their own too. sites: the active ones."""
+    if plan.network is not None:
+        return Eager(plan.network, plan.sites)
+    if plan.chain is not None:
+        return FoldedChain(plan.chain, plan.suffix_width, sites, bank, device)
+    return Folded(plan.suffix, plan.suffix_width, sites, bank, device)
+
+
+def _part(rows: Inputs, places: range) -> Inputs:
+    """Those rows; without a step of torch's where they are all."""
+    whole = len(places) == len(next(iter(rows.values())))
+    return rows if whole else {name: value[places.start : places.stop] for name, value in rows.items()}
 
 
 def named_inputs(inputs: ExampleInputs, names: Sequence[str]) -> dict[str, Tensor]:

@@ -7,10 +7,15 @@ Definitions: var = mean(x²) - mean² + mean_se², which is unbiased under balan
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out, sizes
+
+_PerBlock = tuple[list[int], Tensor]  # samples in each block; its sums, (blocks, 3, …), in the order of the totals
 
 
 class Moments:
@@ -19,94 +24,153 @@ class Moments:
 
     def __init__(self, balanced: bool) -> None:
         self._balanced = balanced
-        self._blocks = BlockSums()
+        self._sums = BlockSums()
+        self._last: tuple[Tensor, list[int]] | None = None  # the latest samples, not yet in the sums
         self._shift: Tensor | None = None
+        self._shape = (0, 0)
         self.block_count = 0
         self.samples = 0
 
     def add(self, values: Tensor, counts: list[int]) -> None:
         """Takes the next samples: values (samples, rows, columns), cut into blocks of `counts` samples."""
-        if self._shift is None:
-            self._shift = values[0].double()
-        centred = values - self._shift  # (samples, rows, columns), float64, as a difference before it is squared
-        first = block_sums(centred, counts)
-        second = block_sums(centred.square_(), counts)
-        # squares of the blocks' own sums survive the merging into super-blocks
-        self._blocks.add(counts, torch.stack([first, second, first.square()], 1))
+        samples, rows, columns = values.shape
+        self._sum_last()
+        # rows innermost, as most kernels leave them: every sum runs along one long axis
+        self._last = (values if rows == 1 else values.mT).reshape(samples, columns * rows), counts
+        self._shape = columns, rows
         self.block_count += len(counts)
-        self.samples += values.shape[0]
+        self.samples += samples
+
+    def _sum_last(self) -> None:
+        if self._last is not None:
+            values, counts = self._last
+            if self._shift is None:
+                self._shift = values[0].double()
+            self._sums.add(counts, _per_block(values, counts, self._shift))
+            self._last = None
+
+    def _stacked(self) -> _PerBlock:
+        self._sum_last()
+        return self._sums.stacked()
 
     def finish(self) -> FinishedMoments:
-        counts, sums = self._blocks.stacked()
-        n, b = self.samples, self.block_count
-        first, second, squared = sums.sum(0).unbind(0)
-        mean = first.div_(n)
-        square = mean.square()
-        variance = second.div_(n).sub_(square)  # biased
-        mean_se2 = None
-        if not self._balanced:
-            variance.mul_(n / (n - 1))
-            mean_se2 = variance.clamp_min(0).div_(n)
-        elif b > 1:
-            mean_se2 = squared.mul_(b / n**2).sub_(square).clamp_min_(0).div_(b - 1)
-            variance.add_(mean_se2)
+        """What all samples say."""
+        n, blocks = self.samples, self.block_count if self._balanced else None
+        values, counts = self._last or (None, [])
+        if values is not None and len(values) == n and (blocks is None or counts[0] == counts[-1]):
+            mean, variance = _at_once(values, blocks or 1)  # the blocks' sums wait until somebody asks for them
         else:
-            variance.mul_(n / (n - 1))
-        assert self._shift is not None
-        return FinishedMoments(
-            mean=mean.add_(self._shift),
-            std=variance.clamp_min_(0).sqrt_(),
-            mean_se2=mean_se2,
-            se_df=None if mean_se2 is None else (b if self._balanced else n) - 1,
-            per_block=(counts, sums),
-            balanced=self._balanced,
-            shift=self._shift,
-        )
+            mean, variance = _from_totals(self._stacked()[1].sum(0), n, blocks)
+            mean = mean if self._shift is None else mean + self._shift
+        return FinishedMoments(mean, variance, self._stacked, n, blocks, self._shape)
 
 
 class FinishedMoments:
     """Moments of all samples: tensors (rows, columns), float64."""
 
     def __init__(
-        self, mean: Tensor, std: Tensor, mean_se2: Tensor | None, se_df: int | None,
-        per_block: tuple[list[int], Tensor], balanced: bool, shift: Tensor,
+        self, mean: Tensor, variance: Tensor, per_block: Callable[[], _PerBlock], samples: int, blocks: int | None,
+        shape: tuple[int, int],
     ) -> None:
-        self.mean, self.std, self.se_df = mean, std, se_df
-        self._mean_se2, self._per_block, self._balanced, self._shift = mean_se2, per_block, balanced, shift
+        """mean, variance: (columns·rows,). blocks: None for independent samples. shape: columns, rows."""
+        self._per_block, self._samples, self._blocks, self._shape = per_block, samples, blocks, shape
+        self.mean = self._by_row(mean)
+        self.std = self._by_row(variance.clamp_min_(0).sqrt_())
+
+    def _by_row(self, flat: Tensor) -> Tensor:
+        """(…, columns·rows) to (…, rows, columns)."""
+        return flat.unsqueeze(-2) if self._shape[1] == 1 else flat.unflatten(-1, self._shape).mT
+
+    @property
+    def se_df(self) -> int | None:
+        """Degrees of freedom of `mean_se`; None where there is none."""
+        if self._blocks is None:
+            return self._samples - 1
+        return self._blocks - 1 if self._blocks > 1 else None
 
     def mean_se(self) -> Tensor | None:
         """Standard error of the mean; None with fewer than two blocks of balanced samples."""
-        return None if self._mean_se2 is None else self._mean_se2.sqrt()
+        if self._blocks is None:
+            return self.std / self._samples**0.5
+        if self._blocks < 2:
+            return None
+        first, _, squared = self._per_block()[1].sum(0).unbind(0)
+        variance = (self._blocks * squared - first.square()).clamp_min(0) / (self._samples**2 * (self._blocks - 1))
+        return self._by_row(variance.sqrt())
 
     def std_se(self) -> Tensor | None:
         """Standard error of the standard deviation itself (not of the variance), by delete-one-block jackknife;
         None with fewer than three blocks."""
-        counts, _ = self._per_block
+        counts, _ = self._per_block()
         if len(counts) < MIN_JACKKNIFE_BLOCKS:
             return None
         return jackknife(self.std, self.variances_left_out().sqrt(), counts)[1]
 
     def variances_left_out(self) -> Tensor:
         """Variances with one super-block left out at a time, of at least three: (blocks, rows, columns)."""
-        counts, sums = self._per_block
+        counts, sums = self._per_block()
         blocks = len(counts)
         first, second, _ = sums.unbind(1)
         size = sizes(counts, first)
         n = left_out(size)
         biased = left_out(second) / n - (left_out(first) / n).square()
-        if self._balanced:
+        if self._blocks is not None:
             means = first / size
             spread = left_out(means.square()) / (blocks - 1) - (left_out(means) / (blocks - 1)).square()
             variance = biased + spread.clamp_min(0) / (blocks - 2)
         else:
             variance = biased * n / (n - 1)
-        return variance.clamp_min(0)
+        return self._by_row(variance.clamp_min(0))
 
     def means_left_out(self) -> Tensor:
         """Means with one super-block left out at a time: (blocks, rows, columns)."""
-        counts, sums = self._per_block
-        first = sums[:, 0]
-        return left_out(first) / left_out(sizes(counts, first)) + self._shift
+        counts, sums = self._per_block()
+        first = self._by_row(sums[:, 0])
+        return self.mean + (left_out(first) / left_out(sizes(counts, first)) - first.sum(0) / sum(counts))
+
+
+def _from_totals(totals: Tensor, n: int, blocks: int | None) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the shifted values of n samples. totals: of `_per_block`, summed over blocks."""
+    first, second, squared = totals.unbind(0)
+    if blocks is None or blocks == 1:
+        variance = torch.addcmul(second, first, first, value=-1 / n) / (n - 1)
+    else:  # mean(x²) - mean² + mean_se²
+        between = torch.addcmul(squared, first, first, value=-1)
+        variance = torch.add(second / n, between, alpha=blocks / (n * n * (blocks - 1)))
+    return first / n, variance
+
+
+def _at_once(values: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of values (samples, …) in the fewest steps: small requests pay for steps rather than for
+    arithmetic."""
+    sums, weights, share = _sums_and_weights(values.shape[0], blocks, values.device)
+    exact = values.double()  # before anything is squared
+    shift = exact[0]
+    centred = exact - shift
+    found = sums @ centred
+    mean = found[0] + shift
+    return mean, torch.addmv(centred.square_().sum(0), found.square_().T, weights, beta=share)
+
+
+@lru_cache(maxsize=64)
+def _sums_and_weights(n: int, blocks: int, device: torch.device) -> tuple[Tensor, Tensor, float]:
+    """Constants of the variance, share·Σ x² + weights·(sums @ x)²: sums, whose first row gives the mean and the others
+    the blocks' sums, weights and share."""
+    mean = torch.full((1, n), 1 / n, dtype=torch.float64)
+    if blocks == 1:
+        return mean.to(device), torch.tensor([-n / (n - 1)], dtype=torch.float64, device=device), 1 / (n - 1)
+    by_block = torch.eye(blocks, dtype=torch.float64).repeat_interleave(n // blocks, 1)
+    k = blocks / (n * n * (blocks - 1))
+    weights = torch.tensor([-k * n * n] + [k] * blocks, dtype=torch.float64, device=device)
+    return torch.cat([mean, by_block]).to(device), weights, 1 / n
+
+
+def _per_block(values: Tensor, counts: list[int], shift: Tensor) -> Tensor:
+    """Sums of shifted values (samples, …), of their squares, and squares of the first: (blocks, 3, …). The last ones
+    survive the merging into super-blocks."""
+    centred = values.double() - shift
+    first = block_sums(centred, counts)
+    return torch.stack([first, block_sums(centred.square_(), counts), first.square()], 1)
 
 
 def block_sums(values: Tensor, counts: list[int]) -> Tensor:

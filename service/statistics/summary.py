@@ -211,7 +211,7 @@ class Uncertainty:
 
     def _shaped(self, parts: Sequence[Tensor]) -> Tensor:
         whole = parts[0] if len(parts) == 1 else torch.cat(list(parts))
-        return whole.reshape(len(whole), *self._shape)
+        return whole if whole.shape[1:] == self._shape else whole.reshape(len(whole), *self._shape)
 
     def _shaped_or_none(self, parts: Sequence[Tensor | None]) -> Tensor | None:
         return None if parts[0] is None else self._shaped([part for part in parts if part is not None])

@@ -1,4 +1,4 @@
-"""Chains of linear layers: thinned networks give what masks give."""
+"""Chains of linear layers: every kernel gives what masks give."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from service.clock import ManualClock
 from service.errors import InvalidOption
 from service.sampling import Sampler, prepare
-from service.sampling.kernels import Kernel, Thinned, fastest_from
+from service.sampling.kernels import Kernel, fastest_from
 
 X = torch.randn(9, 12, generator=torch.Generator().manual_seed(0))
 
@@ -60,8 +60,8 @@ class PerFeature(nn.Module):
         return self.second(self.drop(self.first(self.drop(x)) * self.slope))
 
 
-def thinned_of(sampler: Sampler) -> Kernel | None:
-    return next((kernel for kernel in sampler.kernels if isinstance(kernel, Thinned)), None)
+def kernel_of(sampler: Sampler, name: str) -> Kernel:
+    return next(kernel for kernel in sampler.kernels if kernel.name == name)
 
 
 @pytest.mark.parametrize("design", ["balanced", "iid"])
@@ -71,14 +71,20 @@ def thinned_of(sampler: Sampler) -> Kernel | None:
      chain(nn.Softplus(), nn.ELU()), chain(nn.Hardtanh(), nn.Mish()), Offset()],
     ids=["one site", "two", "four", "no bias", "never zero", "bounded", "offset"],
 )
-def test_a_thinned_chain_gives_what_one_eager_pass_a_sample_gives(net, design) -> None:
+@pytest.mark.parametrize("name", ["folded", "thinned", "stacked"])
+def test_a_chain_gives_what_one_eager_pass_a_sample_gives(name, net, design) -> None:
     sampler = prepare(net, X, task="regression")
-    kernel = thinned_of(sampler)
-    assert kernel is not None
-    fast = sampler.uncertainty(X, 70, seed=3, design=design, include_samples=True, kernel=kernel)
+    fast = sampler.uncertainty(X, 70, seed=3, design=design, include_samples=True, kernel=kernel_of(sampler, name))
     slow = sampler.reference(X, 70, seed=3, design=design)
     scale = float(slow.draws.abs().max())
     torch.testing.assert_close(fast.draws, slow.draws, atol=2e-6 * scale, rtol=0)
+
+
+def test_a_folded_chain_has_masks_for_each_row_where_they_are_independent() -> None:
+    sampler = prepare(chain(nn.ReLU()), X, task="classification")
+    fast = sampler.uncertainty(X, 30, seed=3, masks="independent", include_samples=True)
+    slow = sampler.reference(X, 30, seed=3, masks="independent")
+    torch.testing.assert_close(fast.draws, slow.draws, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("net", [Branch(), PerFeature(), nn.Sequential(nn.Conv1d(1, 2, 3), nn.Dropout(), nn.Flatten(),
@@ -91,23 +97,24 @@ def test_what_is_no_chain_is_folded(net) -> None:
 def test_a_chain_too_wide_for_its_thinned_weights_is_not_thinned() -> None:
     net = nn.Sequential(nn.Linear(12, 700), nn.ReLU(), nn.Dropout(), nn.Linear(700, 700), nn.Dropout(),
                         nn.Linear(700, 2))
-    assert thinned_of(prepare(net, X, task="regression")) is None
+    assert [k.name for k in prepare(net, X, task="regression").kernels] == ["folded"]
 
 
-def test_a_sample_that_drops_every_unit_gives_the_bias() -> None:
+@pytest.mark.parametrize("name", ["folded", "thinned", "stacked"])
+def test_a_sample_that_drops_every_unit_gives_the_bias(name) -> None:
     net = nn.Sequential(nn.Linear(12, 2), nn.Dropout(0.9), nn.Linear(2, 3))
     sampler = prepare(net, X, task="regression")
-    draws = sampler.uncertainty(X, 200, include_samples=True, kernel=thinned_of(sampler)).draws
+    draws = sampler.uncertainty(X, 200, include_samples=True, kernel=kernel_of(sampler, name)).draws
     at_bias = (draws - net[2].bias).abs().amax(-1) < 1e-6
     assert 0.5 < at_bias.float().mean() < 1  # 0.9 of the units at a time: 0.81 of the samples
 
 
-def test_a_row_alone_equals_itself_in_company_whichever_kernels_serve() -> None:
+@pytest.mark.parametrize("name", ["thinned", "stacked"])
+def test_a_row_alone_equals_itself_in_company_whichever_kernels_serve(name) -> None:
     net = chain(nn.ReLU())
     sampler = prepare(net, X, task="classification")
     many = torch.randn(300, 12, generator=torch.Generator().manual_seed(1))
-    folded, thinned = sampler.kernels
-    sampler.serves_from = [(1, folded), (2, thinned)]
+    sampler.serves_from = [(1, kernel_of(sampler, "folded")), (2, kernel_of(sampler, name))]
     company = sampler.uncertainty(many, 50, seed=8)
     for i in (0, 127, 128, 299):
         alone = sampler.uncertainty(many[i : i + 1], 50, seed=8)
@@ -118,7 +125,7 @@ def test_a_row_alone_equals_itself_in_company_whichever_kernels_serve() -> None:
 def test_independent_masks_cannot_be_asked_of_thinned_networks() -> None:
     sampler = prepare(chain(), X, task="classification")
     with pytest.raises(InvalidOption, match="masks of their own"):
-        sampler.uncertainty(X, masks="independent", kernel=thinned_of(sampler))
+        sampler.uncertainty(X, masks="independent", kernel=kernel_of(sampler, "thinned"))
 
 
 class Timed:

@@ -62,6 +62,15 @@ def test_the_answer_does_not_depend_on_how_the_samples_came_in(samples: int) -> 
         torch.testing.assert_close(getattr(whole, name), getattr(pieces, name), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("balanced", [True, False])
+def test_a_last_block_may_be_short(balanced) -> None:
+    values = simplex(47).double()
+    whole, pieces = uncertainty(values, balanced), uncertainty(values, balanced, pieces=(20, 27))
+    for name in ("mean", "std", "mean_se", "std_se", "entropy_se"):
+        torch.testing.assert_close(getattr(whole, name), getattr(pieces, name), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(whole.mean, values.mean(0))
+
+
 @pytest.mark.parametrize("blocks", [1, 5, 64, 65, 66, 128, 129, 130, 1000])
 def test_there_are_at_most_64_super_blocks_and_none_is_lost(blocks: int) -> None:
     sums = BlockSums()
