@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.engine import machine
 from benchmarks.compared_networks import INPUTS, NETWORKS, Network, deterministic_flop_share
+from benchmarks.engine import machine
 from benchmarks.peers import ENGINE, SAMPLES, WAYS, NotAvailable, Way, versions
 from benchmarks.rightness import (
     COMPANY,
