@@ -1,4 +1,4 @@
-"""Every way to get mean and std out of T samples that is compared: a way takes (input, number) and answers both.
+"""Every way to get mean and std out of T samples that is compared: a way takes (input, seed) and answers both.
 
 The other libraries are not installed beside the engine but in `.venv-peers` (`make bench-engine`), and are imported
 only where they are used. Each is used as its own documentation says, with its own options for the case at hand.
@@ -28,7 +28,7 @@ Answer = tuple[Tensor, Tensor]  # mean and std, (rows, classes) each
 
 @dataclass(frozen=True)
 class Way:
-    """call: (input, number of the call) to mean and std. module: whose weights and buffers must stay as they are.
+    """call: (input, seed where it takes one) to mean and std. module: whose weights and buffers must stay as they are.
     folds: whether it holds all samples of all rows in memory at once."""
 
     call: Callable[[Tensor, int], Answer]
@@ -140,7 +140,7 @@ def engine(network: Network, dtype: str) -> Way:
         raise NotAvailable(f"refused: {e.detail}") from e
 
     def call(x: Tensor, number: int) -> Answer:
-        answer = sampler.uncertainty(x, SAMPLES, seed=number % SEEDS)
+        answer = sampler.uncertainty(x, SAMPLES, seed=number)
         return answer.mean, answer.std
 
     return Way(call, module)

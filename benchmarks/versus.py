@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks.compared_networks import INPUTS, NETWORKS, Network, deterministic_flop_share
 from benchmarks.engine import machine
-from benchmarks.peers import ENGINE, SAMPLES, WAYS, NotAvailable, Way, versions
+from benchmarks.peers import ENGINE, SAMPLES, SEEDS, WAYS, NotAvailable, Way, versions
 from benchmarks.rightness import (
     COMPANY,
     Moments,
@@ -82,7 +82,7 @@ def cell(
         return network.input(rows, number)
 
     def calling(way: Way) -> Call:
-        return lambda number: way.call(input_of(number % INPUTS), number)
+        return lambda number: way.call(input_of(number % INPUTS), number % SEEDS)
 
     plain = network.made()
 
