@@ -1,7 +1,7 @@
 """Whether a way's mean and std are those of the network with its dropout on, by measurement.
 
 The reference is thousands of plain passes, one mask a pass and row, of a few rows. A way is asked for the same rows,
-one of them alone and all in one batch with others, over and over; it is *right* if
+one of them alone and all in one batch, over and over; it is *right* if
 - its variance, pooled over rows and classes, is the reference's within 3 % or four standard errors of the comparison;
 - its means are the reference's within what chance explains, or within a tenth of the std;
 - the network's weights and buffers are afterwards what they were.
@@ -20,8 +20,7 @@ from torch import Tensor
 from benchmarks.compared_networks import Network, dropout_on
 from benchmarks.peers import SAMPLES, Way
 
-ROWS = 4  # of the reference
-COMPANY = 8  # rows in the batch that they are asked in
+ROWS = 8  # of the reference
 _CHUNK = 50  # passes at once
 _VARIANCE_TOLERANCE, _STANDARD_ERRORS = 0.06, 4.0  # of the variance: 3 % of the std
 _CHANCE, _SHARE_OF_STD = 6.0, 0.1
@@ -51,9 +50,9 @@ class Verdict:
 
 
 def reference(network: Network, passes: int) -> Moments:
-    """Of the first `ROWS` rows of input 0. Rows are repeated: every pass and row has masks of its own."""
+    """Of `ROWS` rows, input 0. Rows are repeated: every pass and row has masks of its own."""
     module = dropout_on(network.made(), network.sites is not None)
-    x = network.input(COMPANY, 0)[:ROWS]
+    x = network.input(ROWS, 0)
     calls = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
@@ -67,7 +66,7 @@ def reference(network: Network, passes: int) -> Moments:
 def verdict(network: Network, way: Way, truth: Moments, calls: int) -> Verdict:
     """calls: alone, and as many in company, by turns, each with a tensor of its own."""
     before = [value.clone() for value in way.module.state_dict().values()]
-    company = network.input(COMPANY, 0)
+    company = network.input(ROWS, 0)
     asked = {"alone": (company[:1], 1), "in company": (company, ROWS)}
     answers: dict[str, list[tuple[Tensor, Tensor]]] = {where: [] for where in asked}
     for number in range(calls):
@@ -85,7 +84,7 @@ def verdict(network: Network, way: Way, truth: Moments, calls: int) -> Verdict:
 def reason_in_company(network: Network, way: Way, truth: Moments, rows: int, calls: int, patience_s: float) -> str:
     """Why it is wrong in a batch of that many rows; empty where right, or where so many calls take too long."""
     others = network.input(rows, 0)[ROWS:]
-    batch = torch.cat([network.input(COMPANY, 0)[:ROWS], others])
+    batch = torch.cat([network.input(ROWS, 0), others])
     answers: list[tuple[Tensor, Tensor]] = []
     started = time.monotonic()
     for number in range(calls):

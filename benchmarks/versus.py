@@ -29,7 +29,7 @@ from benchmarks.compared_networks import INPUTS, NETWORKS, Network, deterministi
 from benchmarks.engine import machine
 from benchmarks.peers import ENGINE, SAMPLES, SEEDS, WAYS, NotAvailable, Way, versions
 from benchmarks.rightness import (
-    COMPANY,
+    ROWS,
     Moments,
     Verdict,
     keeps_a_stale_answer,
@@ -96,7 +96,7 @@ def cell(
     calls: dict[str, Call] = {ONE_PASS: one_pass}
     calls |= {name: calling(way) for name, way in ways.items() if not (way.folds and needs_gib > memory_gib)}
     wrong = {}
-    for name in right_before & set(calls) if rows > COMPANY else ():
+    for name in right_before & set(calls) if rows > ROWS else ():
         if reason := reason_in_company(network, ways[name], truth, rows, CHECK_CALLS, CHECK_S):
             wrong[name] = reason
     right = (right_before & set(calls)) - set(wrong)
