@@ -1,6 +1,6 @@
 # `make serve` and `make test` make .venv and install what they need; when nothing changed they start at once.
 # Everything runs as .venv/bin/python -m NAME: it works in any folder, one with a space in its name too.
-.PHONY: serve test lint bench-engine bench-gpu bench-masks recipes clean
+.PHONY: serve test lint bench-engine bench-loop bench-statistics bench-gpu bench-masks recipes clean
 .NOTPARALLEL:
 
 modern = $(shell "$(1)" -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)
@@ -16,8 +16,14 @@ lint: .venv/.lint
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m mypy
 
-bench-engine: .venv/.serve
+bench-engine: .venv-peers/.ready
+	.venv-peers/bin/python -W ignore -m benchmarks.versus $(ARGS)
+
+bench-loop: .venv/.serve
 	.venv/bin/python -W ignore -m benchmarks.engine $(ARGS)
+
+bench-statistics: .venv/.recipes
+	.venv/bin/python -W ignore -m benchmarks.estimates $(ARGS)
 
 bench-gpu: .venv/.serve
 	.venv/bin/python -W ignore -m benchmarks.gpu $(ARGS)
@@ -29,23 +35,35 @@ recipes: .venv/.recipes
 	set -e; for folder in models/repository/*; do .venv/bin/python -W ignore -m "models.recipes.$${folder##*/}"; done
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 # A stamp says that .venv holds what its target needs: the package itself, editable, with these extras.
 EXTRAS.test := [test]
 EXTRAS.lint := [test,lint]
 EXTRAS.recipes := [recipes]
 
-# True of a whole .venv. pip writes a package's list of files last, so an interrupted install lacks one.
-WHOLE := .venv/bin/python -I -c 'import pip, importlib.metadata as m; assert all(d.files for d in m.distributions())'
+# Leaves a whole virtual environment in the folder of the target as it is, and makes any other anew. pip writes a
+# package's list of files last, so an interrupted install lacks one.
+WHOLE := -I -c 'import pip, importlib.metadata as m; assert all(d.files for d in m.distributions())'
+define venv
+@"$(@D)/bin/python" $(WHOLE) 2>/dev/null || { \
+  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+    echo 'Errorbar needs Python 3.11 or newer, and found none. Name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }; \
+  echo 'making $(@D) with $(PYTHON)'; "$(PYTHON)" -m venv --clear $(@D); }
+endef
+PIP = $(@D)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt $(PIP_OPTIONS)
 
 .venv/.serve .venv/.test .venv/.lint .venv/.recipes: pyproject.toml constraints.txt .venv/bin/python
-	@$(WHOLE) 2>/dev/null || { \
-	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	    echo 'Errorbar needs Python 3.11 or newer, and found none. Name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }; \
-	  echo 'making .venv with $(PYTHON)'; "$(PYTHON)" -m venv --clear .venv; }
-	.venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt $(PIP_OPTIONS) --editable ".$(EXTRAS$(@F))"
+	$(venv)
+	$(PIP) --editable ".$(EXTRAS$(@F))"
+	@touch $@
+
+# What the engine is compared with, in a place of its own. The engine runs there from this folder.
+.venv-peers/.ready: benchmarks/peers.txt benchmarks/peers-need.txt constraints.txt .venv-peers/bin/python
+	$(venv)
+	$(PIP) --requirement benchmarks/peers-need.txt
+	$(PIP) --no-deps --requirement benchmarks/peers.txt
 	@touch $@
 
 # No recipe: a Python that is gone or was upgraded makes the stamps out of date.
-.venv/bin/python:
+.venv/bin/python .venv-peers/bin/python:
