@@ -218,13 +218,25 @@ def list_models(models: Models = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def inspect(model: ModelName, models: Models = None, device: Device = None, as_json: AsJson = False) -> None:
+def inspect(
+    model: ModelName,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what runs once and what for every sample.")] = False,
+    models: Models = None, device: Device = None, as_json: AsJson = False,
+) -> None:
     """Show a model's card: what goes in, where dropout acts, what was noticed."""
     import orjson
 
     from service.api.encode import card_body, encode_json
 
-    card = orjson.loads(encode_json(card_body(_load(_repository(models, device), model))))
+    loaded = _load(_repository(models, device), model)
+    if plan:
+        described = loaded.sampler.described().as_dict()
+        if as_json:
+            _print_json(described)
+        else:
+            _show_plan(described)
+        return
+    card = orjson.loads(encode_json(card_body(loaded)))
     if as_json:
         _print_json(card)
         return
@@ -243,6 +255,28 @@ def inspect(model: ModelName, models: Models = None, device: Device = None, as_j
     _print(table)
     for warning in card["warnings"]:
         _print(f"warning: {warning}", style="yellow")
+
+
+def _show_plan(plan: Mapping[str, Any]) -> None:
+    if plan["eager_reason"]:
+        _print(f"not captured, runs one row and one sample at a time: {plan['eager_reason']}")
+        return
+    _print(f"prefix, once a row: {plan['deterministic_flop_share']:.1%} of a prediction's operations")
+    for step in plan["prefix"]:
+        _print(f"  {step}")
+    _print("suffix, for every sample:")
+    for step in plan["suffix"]:
+        _print(f"  {step}")
+    for kernel in plan["kernels"]:
+        _print(f"kernel {kernel['name']}: up to {kernel['rows']} rows together, "
+               f"{kernel['samples_of_a_row']} samples of one row")
+    if plan["timings"]:
+        names = list(plan["timings"][0]["microseconds_a_sample"])
+        table = Table("rows", *(f"{name}, µs a sample" for name in names), "serves", box=None)
+        for timing in plan["timings"]:
+            costs = timing["microseconds_a_sample"]
+            table.add_row(str(timing["rows"]), *(f"{costs[name]:g}" for name in names), timing["serves"])
+        _print(table)
 
 
 @app.command()

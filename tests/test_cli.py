@@ -46,6 +46,15 @@ def test_models_lists_what_the_folder_holds(run) -> None:
     assert "Two kinds of flower" in run("models")[1]
 
 
+def test_inspect_shows_the_plan_what_runs_once_and_what_for_every_sample(run) -> None:
+    shown = run("inspect", "flowers", "--plan")[1]
+    assert shown.index("prefix, once a row") < shown.index("suffix, for every sample") < shown.index("kernel folded")
+    plan = json.loads(run("inspect", "flowers", "--plan", "--json")[1])
+    assert sum(step.split(" = ")[1].startswith("linear(") for step in plan["suffix"]) == 2
+    assert 0 < plan["deterministic_flop_share"] < 1
+    assert all(timing["serves"] in timing["microseconds_a_sample"] for timing in plan["timings"])
+
+
 def test_inspect_shows_the_sites(run) -> None:
     assert "body.dropout1" in run("inspect", "flowers")[1]
     assert json.loads(run("inspect", "flowers/1", "--json")[1])["labels"] == ["daisy", "rose"]

@@ -138,7 +138,8 @@ def card_body(model: ReadyModel) -> dict[str, Any]:
         ],
         "sampling": {
             "samples": s.samples, "seed": s.seed, "masks": s.masks, "design": s.design, "dtype": m.dtype,
-            "locked": s.locked, "engine": model.engine, "device": model.device, "deterministic_flop_share": None,
+            "locked": s.locked, "engine": model.engine, "device": model.device,
+            "deterministic_flop_share": model.sampler.deterministic_flop_share,
             "closed_form": model.sampler.closed_form,
         },
         "calibration": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
@@ -136,31 +137,48 @@ def _bits(site: Site, draw: Draw) -> np.ndarray:
 
 
 def fastest_from(
-    kernels: Sequence[Kernel], value: Tensor, chunk: Callable[[Kernel, int, bool], int], clock: Clock
-) -> list[tuple[int, Kernel]]:
-    """The fastest kernel by timing at a few numbers of rows, ascending, each to serve from there on.
+    kernels: Sequence[Kernel], read: Callable[[Kernel, int], Sequence[Tensor]],
+    chunk: Callable[[Kernel, int, bool], int], clock: Clock,
+) -> list[Timing]:
+    """Times the kernels at a few numbers of rows, ascending. The fastest at each serves from there on.
 
-    value: what the suffix reads, (rows, …), of some rows; chunk: samples that run at once, by kernel, rows and whether
-    rows have masks of their own.
+    read: by kernel and rows, what the prefix gives it; chunk: samples that run at once, by kernel, rows and whether
+    rows have masks of their own. More rows than any kernel runs together are run in parts, so they are not tried.
     """
-    found: list[tuple[int, Kernel]] = []
-    for rows in _TRIED_ROWS:
-        many = value.repeat(-(-rows // value.shape[0]), *[1] * (value.dim() - 1))[:rows]
-        sizes = [min(chunk(kernel, rows, False), _TRIED_SAMPLES) for kernel in kernels]
-        times = _seconds(kernels, many, [Draw("balanced", 0, 0, n, n) for n in sizes], clock)
-        found.append((rows, kernels[times.index(min(times))]))
-    return found
+    most = max(kernel.rows for kernel in kernels)
+    return [
+        Timing(rows, list(kernels), _seconds(kernels, rows, read, chunk, clock)) for rows in _TRIED_ROWS
+        if rows <= most or rows == _TRIED_ROWS[0]
+    ]
 
 
-def _seconds(kernels: Sequence[Kernel], value: Tensor, draws: Sequence[Draw], clock: Clock) -> list[float]:
+@dataclass(frozen=True)
+class Timing:
+    """seconds: of a sample of so many rows, by kernel; what the prefix costs is spread over the usual 50 samples."""
+
+    rows: int
+    kernels: list[Kernel]
+    seconds: list[float]
+
+    @property
+    def fastest(self) -> Kernel:
+        return self.kernels[self.seconds.index(min(self.seconds))]
+
+
+def _seconds(
+    kernels: Sequence[Kernel], rows: int, read: Callable[[Kernel, int], Sequence[Tensor]],
+    chunk: Callable[[Kernel, int, bool], int], clock: Clock,
+) -> list[float]:
     """Each kernel's time a sample: the shortest of a few turns, for what else the machine does only adds to it."""
+    draws = [Draw("balanced", 0, 0, n, n) for n in (min(chunk(k, rows, False), _TRIED_SAMPLES) for k in kernels)]
     turns: list[list[float]] = []
-    while len(turns) < _TRIES and sum(map(sum, turns)) < _PATIENCE_SECONDS:
+    while len(turns) < _TRIES and sum(map(sum, turns)) * _TRIED_SAMPLES < _PATIENCE_SECONDS:
         turns.append([])
         for kernel, draw in zip(kernels, draws, strict=True):
             started = clock.now()
-            kernel.run([value], len(value), draw.samples, kernel.drawn(draw, None))
-            finish(value.device)
-            turns[-1].append(clock.now() - started)
-    warm = turns[1:] or turns
-    return [min(times) / draw.samples for times, draw in zip(zip(*warm, strict=True), draws, strict=True)]
+            values = read(kernel, rows)
+            made = clock.now()
+            kernel.run(values, rows, draw.samples, kernel.drawn(draw, None))
+            finish(values[0].device)
+            turns[-1].append((made - started) / _TRIED_SAMPLES + (clock.now() - made) / draw.samples)
+    return [min(times) for times in zip(*(turns[1:] or turns), strict=True)]

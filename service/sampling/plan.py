@@ -19,6 +19,7 @@ from service.errors import Uncapturable, UnservableModel
 from service.sampling.capture import Captured
 from service.sampling.conditional import Ending, MaskLaw
 from service.sampling.dense import DenseChain, dense_chain
+from service.sampling.flops import flops
 from service.sampling.layouts import Layout, Layouts
 from service.sampling.linear import last_linear_site, matrix_of
 from service.sampling.marks import SATURATION, Mark, drop, mark_of, site_input
@@ -39,6 +40,7 @@ class Plan:
     ending: the last site with the affine maps that follow it; None where other maps do, or where it was not sought.
     marks, layouts: of every site, in the order of execution.
     masks: names of the active sites in the order in which the suffix takes them.
+    deterministic_flop_share: of the operations of a prediction, what the prefix does; None where it is not known.
     network: what runs instead of the graphs, where there are none, for that reason.
     """
 
@@ -55,6 +57,7 @@ class Plan:
     prefix_width: int  # numbers in all values of the prefix that the suffix reads, for one row
     suffix_width: int  # numbers in the largest value of the suffix, for one row and one sample
     output_shape: tuple[int, ...]
+    deterministic_flop_share: float | None = None
     network: EagerNetwork | None = None
     reason: str = ""
 
@@ -81,9 +84,12 @@ def make_plan(captured: Captured, patterns: Sequence[str] | None, raw_output: bo
     builder = _Suffix(captured, tainted, active, places, layouts)
     suffix, boundary = builder.build(output)
     predicted = cast(fx.Node, captured.prediction.output_node().args[0])
+    root, rows = captured.root, [value[:1] for value in captured.examples.values()]
+    before, whole = (_without_sites(g, w) for g, w in ((captured.graph, boundary), (captured.prediction, [predicted])))
+    share = flops(root, before, rows) / max(flops(root, whole, rows), 1)
     return Plan(
-        predict=_without_sites(captured.root, captured.prediction, [predicted]),
-        prefix=_without_sites(captured.root, captured.graph, boundary),
+        predict=_quick(root, whole),
+        prefix=_quick(root, before),
         suffix=suffix,
         chain=dense_chain(captured.root, output, active),
         ending=_ending(captured, builder.mask_nodes, places, layouts, sites) if raw_output else None,
@@ -95,6 +101,7 @@ def make_plan(captured: Captured, patterns: Sequence[str] | None, raw_output: bo
         prefix_width=max(1, sum(_width(n) for n in boundary)),
         suffix_width=max((_width(n) for n in tainted), default=1),
         output_shape=tuple(int(n) for n in shape[1:]),
+        deterministic_flop_share=min(share, 1.0),
     )
 
 
@@ -146,7 +153,7 @@ def _ending(
     mark = captured.sites[last]
     law = MaskLaw(mark.p, mark.scale, SATURATION if mark.saturates else 0.0)
     return Ending(
-        by_node[last], law, axis, matrix, _without_sites(captured.root, captured.graph, boundary), suffix,
+        by_node[last], law, axis, matrix, _quick(captured.root, _without_sites(captured.graph, boundary)), suffix,
         masks=[others[node] for node in builder.mask_nodes],
         prefix_width=max(1, sum(_width(n) for n in boundary)),
         suffix_width=max((_width(n) for n in tainted), default=1),
@@ -167,14 +174,18 @@ def _per_row(size: object) -> int:
     return int(cast(int, size))
 
 
-def _without_sites(root: nn.Module, graph: fx.Graph, wanted: Sequence[fx.Node]) -> nn.Module:
-    """A module from the inputs to the tuple of wanted values, sites as the identity."""
+def _quick(root: nn.Module, graph: fx.Graph) -> nn.Module:
+    return fx.GraphModule(root, with_quick_calls(graph))
+
+
+def _without_sites(graph: fx.Graph, wanted: Sequence[fx.Node]) -> fx.Graph:
+    """From the inputs to the tuple of wanted values, sites as the identity."""
     made = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
     for node in _needed(graph, wanted, keep_inputs=True):
         values[node] = values[site_input(node)] if node.target is drop else made.node_copy(node, lambda n: values[n])
     made.output(tuple(values[n] for n in wanted))
-    return fx.GraphModule(root, with_quick_calls(made))
+    return made
 
 
 def _needed(graph: fx.Graph, wanted: Sequence[fx.Node], keep_inputs: bool) -> list[fx.Node]:
@@ -218,7 +229,7 @@ class _Suffix:
             self._values[node] = self._site(node) if node in self._active else self._step(node)
         given = tuple(self._read(n) for n in outputs)
         self._graph.output(given if len(given) > 1 else given[0])
-        return fx.GraphModule(self._captured.root, with_quick_calls(self._graph)), boundary
+        return _quick(self._captured.root, self._graph), boundary
 
     def _step(self, node: fx.Node) -> fx.Node:
         if node.target is drop:

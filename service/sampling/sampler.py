@@ -17,9 +17,19 @@ from service.sampling.arming import Inputs, call, plain_attention
 from service.sampling.bank import Draw, SeedBank
 from service.sampling.capture import output_of
 from service.sampling.conditional import Conditional, Ending
+from service.sampling.description import PlanDescription
 from service.sampling.device import exact_float32
 from service.sampling.eager import Eager, moves_output
-from service.sampling.kernels import Folded, FoldedChain, Kernel, Stacked, Thinned, fastest_from, tiles
+from service.sampling.kernels import (
+    Folded,
+    FoldedChain,
+    Kernel,
+    Stacked,
+    Thinned,
+    Timing,
+    fastest_from,
+    tiles,
+)
 from service.sampling.masks import Design
 from service.sampling.plan import Plan
 from service.sampling.reference import SiteNoise, reference_sample
@@ -73,11 +83,25 @@ class Sampler:
         if plan.ending is not None:
             self._conditional = Conditional(plan.ending, [by_name[name] for name in plan.ending.masks], bank, device)
         self.serves_from: list[tuple[int, Kernel]] = [(1, self.kernels[-1])]  # each from so many rows on, ascending
+        self.timings: list[Timing] = []
 
     @property
     def eager_reason(self) -> str:
         """Why the network could not be captured and runs as it is, slowly; empty where it was captured."""
         return self._plan.reason
+
+    @property
+    def deterministic_flop_share(self) -> float | None:
+        """Of a prediction's floating point operations, the share that no mask reaches and that runs once a row; None
+        where the network could not be captured."""
+        return self._plan.deterministic_flop_share
+
+    def described(self) -> PlanDescription:
+        """What the engine made of the network, for people."""
+        return PlanDescription(
+            self._plan.prefix, self._plan.suffix, self.deterministic_flop_share, self.eager_reason,
+            [(kernel.name, kernel.rows, self._chunk(kernel, 1, False)) for kernel in self.kernels], self.timings,
+        )
 
     @property
     def samples_something(self) -> bool:
@@ -186,10 +210,17 @@ class Sampler:
 
     def tune(self, inputs: ExampleInputs) -> None:
         """Times the kernels on copies of some rows and settles which one serves how many rows."""
+        given = list(self._as_rows(inputs).values())
+
+        def read(kernel: Kernel, rows: int) -> Sequence[Tensor]:
+            some = [value.repeat(-(-rows // value.shape[0]), *[1] * (value.dim() - 1))[:rows] for value in given]
+            made: Sequence[Tensor] = self._split(kernel).prefix.forward(*some)
+            return made
+
         if len(self.kernels) > 1:
             with torch.no_grad(), exact_float32(self._device):
-                (value,) = self._plan.prefix(*self._as_rows(inputs).values())
-                self.serves_from = fastest_from(self.kernels, value, self._chunk, MonotonicClock())
+                self.timings = fastest_from(self.kernels, read, self._chunk, MonotonicClock())
+            self.serves_from = [(timing.rows, timing.fastest) for timing in self.timings]
 
     def predict_reference(self, inputs: ExampleInputs) -> Tensor:
         """The module itself in eval mode: the oracle of `predict`. Row by row where it cannot be captured."""

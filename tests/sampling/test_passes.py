@@ -79,3 +79,23 @@ def test_a_site_moves_behind_what_commutes_with_its_mask_and_no_further(net, sha
     sampler = prepare(net, x, task="generic")
     fast, slow = sampler.uncertainty(x, 30, method="sampled"), sampler.reference(x, 30)
     torch.testing.assert_close(fast.std, slow.std, atol=1e-5, rtol=1e-5)
+
+
+def test_the_share_of_operations_that_no_mask_reaches_is_that_of_the_layers_before_the_first_site() -> None:
+    net = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Dropout(0.5), nn.Linear(20, 10), nn.Dropout(0.5),
+                        nn.Linear(10, 5))
+    share = prepare(net, torch.randn(3, 30), task="classification").deterministic_flop_share
+    assert share == pytest.approx(600 / (600 + 200 + 50))
+    recurrent = Two()
+    share = prepare(recurrent, torch.randn(3, 4, 6), task="generic").deterministic_flop_share
+    first, second, head = 4 * 8 * (6 + 8), 4 * 8 * (8 + 8), 8 * 2 / 4
+    assert share == pytest.approx(first / (first + second + head), rel=0.01)
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.head = nn.LSTM(6, 8, 2, dropout=0.3, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.memory(x)[0][:, -1])
