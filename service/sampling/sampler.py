@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from service.clock import MonotonicClock
-from service.errors import InvalidInput, InvalidOption, ModelFailed, UncertaintyUnavailable
+from service.errors import InvalidInput, InvalidOption, ModelFailed, UncertaintyUnavailable, UnservableModel
 from service.sampling.arming import Inputs, call, plain_attention
 from service.sampling.bank import Draw, SeedBank
 from service.sampling.capture import output_of
@@ -31,6 +31,9 @@ from service.statistics import (
     ClosedForm,
     ConditionalAccumulator,
     Method,
+    NoiseHead,
+    NoisyAccumulator,
+    NoisyUncertainty,
     StoppedUncertainty,
     Task,
     Uncertainty,
@@ -62,6 +65,7 @@ class Sampler:
         self.task: Task = task
         self.sites: list[Site] = plan.sites
         self.output_shape = plan.output_shape
+        self.noise_head: NoiseHead | None = None
         by_name = {site.name: site for site in plan.sites}
         bank = SeedBank()
         sampled = [by_name[name] for name in plan.masks]
@@ -97,6 +101,16 @@ class Sampler:
             return "sampled"
         return "rao_blackwell" if self._plan.ending.masks else "closed_form"
 
+    def use_noise_head(self, head: NoiseHead) -> None:
+        """From now on the columns of the output are taken for locations, then as many of their noise. Every statistic
+        but `noise_std` is of the locations. For `prepare`, once the network was tried as it is."""
+        if self.task != "regression" or len(self.output_shape) != 1 or self.output_shape[0] % 2:
+            raise UnservableModel(
+                f"a network with a noise head is a regression and gives (rows, 2·targets), locations and then as many "
+                f"of their noise; this one is of the task {self.task} and gives {self.output_shape} for a row"
+            )
+        self.noise_head, self.output_shape = head, (self.output_shape[0] // 2,)
+
     @property
     def memory_bytes(self) -> int:
         """Weights and constants held on the device."""
@@ -107,7 +121,7 @@ class Sampler:
         rows = self._as_rows(inputs)
         with torch.no_grad(), exact_float32(self._device):
             (output,) = self._plan.predict(*rows.values())
-            return self._checked(self._head(output))
+            return self._located(self._checked(self._head(output)))
 
     def uncertainty(
         self, inputs: ExampleInputs, samples: int | None = None, seed: int = 0, masks: MaskSharing = "shared",
@@ -159,7 +173,7 @@ class Sampler:
                 some = _part(rows, range(start, min(start + group, count)))
                 first = first_row + start if masks == "independent" else None
                 parts += self._accumulate(some, first, samples, seed, design, include_samples, checkpoint, kernel)
-        return Uncertainty(parts, self.output_shape, chosen)
+        return self._answer(parts, chosen)
 
     def reference(
         self, inputs: ExampleInputs, samples: int = 50, seed: int = 0, masks: MaskSharing = "shared",
@@ -175,14 +189,14 @@ class Sampler:
         drawn_masks = self._general.drawn(Draw(design, seed, 0, samples, samples), places)
         by_name = dict(zip(self._plan.masks, drawn_masks, strict=True))
         noise = SiteNoise(self._plan.marks, self._plan.layouts, by_name, count)
-        accumulator = Accumulator(self.task, design == "balanced", keep=True)
+        accumulator = self._accumulator(self._general, design == "balanced", keep=True)
         drawn = [
             self._head(output_of(
                 reference_sample(self._module, rows, self._positional, noise.of_sample(t), noise.off)))
             for t in range(samples)
         ]
         accumulator.add(self._checked(torch.stack(drawn)).reshape(samples, count, -1))
-        return Uncertainty([accumulator], self.output_shape)
+        return self._answer([accumulator])
 
     def tune(self, inputs: ExampleInputs) -> None:
         """Times the kernels on copies of some rows and settles which one serves how many rows."""
@@ -196,7 +210,7 @@ class Sampler:
         if self._plan.network is not None:
             return self.predict(inputs)
         with torch.no_grad(), exact_float32(self._device), plain_attention():
-            return self._head(output_of(call(self._module, self._as_rows(inputs), self._positional)))
+            return self._located(self._head(output_of(call(self._module, self._as_rows(inputs), self._positional))))
 
     def differs_with_only(self, name: str, inputs: ExampleInputs, seed: int) -> bool:
         """Whether any of ten samples in which that site alone is on differs from the prediction."""
@@ -260,6 +274,8 @@ class Sampler:
                     checkpoint()
         for accumulator in accumulators:
             self._checked(accumulator.moments.mean)  # not finite where any sample is not
+            if isinstance(accumulator, NoisyAccumulator) and not bool(accumulator.noise_variance.isfinite().all()):
+                raise ModelFailed("the noise head gave a negative standard deviation, or one that is not finite")
             if kernel is self._conditional:
                 self._checked(accumulator.moments.std)
         return accumulators
@@ -269,9 +285,19 @@ class Sampler:
         return self._plan.ending if kernel is self._conditional and self._plan.ending is not None else self._plan
 
     def _accumulator(self, kernel: Kernel, balanced: bool, keep: bool) -> _Accumulator:
+        if self.noise_head is not None:
+            return NoisyAccumulator(self.noise_head, balanced, keep)
         if kernel is not self._conditional:
             return Accumulator(self.task, balanced, keep)
         return ClosedForm() if self.closed_form else ConditionalAccumulator(balanced)
+
+    def _answer(self, parts: list[_Accumulator], method: Method = "sampled") -> Uncertainty:
+        kind = Uncertainty if self.noise_head is None else NoisyUncertainty
+        return kind(parts, self.output_shape, method)
+
+    def _located(self, values: Tensor) -> Tensor:
+        """Without the columns of the noise."""
+        return values if self.noise_head is None else values[:, : self.output_shape[0]].contiguous()
 
     def _until_settled(
         self, rows: Inputs, first_row: int | None, samples: int, seed: int, rule: StopRule, keep: bool,

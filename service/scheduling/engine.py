@@ -186,6 +186,8 @@ def _arrays(job: Job, options: Options, result: Uncertainty) -> dict[str, Array 
         names += ["entropy", "entropy_se", "expected_entropy", "mutual_information", "mutual_information_se",
                   "variation_ratio"]
     found = {name: getattr(result, name) for name in names}
+    if result.noise_std is not None:
+        found["noise_std"] = result.noise_std
     if options.quantiles:
         found["quantiles"] = result.quantiles(options.quantiles)
     if options.include_samples:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 Shape = tuple[int, ...]  # of one row
 Draw = Callable[[st.SearchStrategy], object]
 MOST_STEPS = 7
+NORMED = 6  # features that are normalised together, at least: two alone come out as their difference's sign
 
 
 @dataclass
@@ -231,7 +232,7 @@ class Builder:
         inside._step(self.one_of("linear", "layer norm", "conv"))
         if inside.shape != self.shape:
             inside = Builder(self._draw, self.shape)
-            inside._step("layer norm")
+            inside._step("activation")
         if self.one_of(True, False):
             inside._step(self.one_of("dropout", "functional dropout", "activation"))
         self.steps.append(f"({', '.join(inside.steps)})")
@@ -249,6 +250,8 @@ class Builder:
         self.add(kind.__name__, kind(), self.shape)
 
     def _layer_norm(self) -> None:
+        if self.shape[-1] < NORMED:
+            self.add("linear", nn.Linear(self.shape[-1], NORMED), (*self.shape[:-1], NORMED))
         self.add("layer norm", nn.LayerNorm(self.shape[-1]), self.shape)
 
     def _batch_norm(self) -> None:
@@ -303,6 +306,8 @@ class Builder:
                  self.shape)
 
     def _encoder_layer(self) -> None:
+        if self.shape[-1] < NORMED:
+            self.add("linear", nn.Linear(self.shape[-1], NORMED), (*self.shape[:-1], NORMED))
         first = self.one_of(False, True)
         layer = nn.TransformerEncoderLayer(self.shape[-1], self._heads(), 12, self.rate(), batch_first=True,
                                            norm_first=first, activation=self.one_of("relu", "gelu"))
