@@ -21,6 +21,7 @@ from service.sampling.device import exact_float32
 from service.sampling.eager import Eager, moves_output
 from service.sampling.kernels import Folded, FoldedChain, Kernel, Stacked, Thinned, fastest_from, tiles
 from service.sampling.masks import Design
+from service.sampling.memory import Room, in_cuts
 from service.sampling.plan import Plan
 from service.sampling.reference import SiteNoise, reference_sample
 from service.sampling.sites import Site
@@ -38,6 +39,7 @@ from service.statistics import (
     Task,
     Uncertainty,
 )
+from service.statistics.stopped import StoppedRows
 
 MaskSharing = Literal["shared", "independent"]
 MethodChoice = Literal["auto", "sampled"]
@@ -76,6 +78,7 @@ class Sampler:
         self._conditional: Conditional | None = None
         if plan.ending is not None:
             self._conditional = Conditional(plan.ending, [by_name[name] for name in plan.ending.masks], bank, device)
+        self._room, self._room_to_predict = Room(device), Room(device, samples_a_row=1)
         self.serves_from: list[tuple[int, Kernel]] = [(1, self.kernels[-1])]  # each from so many rows on, ascending
 
     @property
@@ -116,12 +119,23 @@ class Sampler:
         """Weights and constants held on the device."""
         return sum(t.numel() * t.element_size() for t in self._module.state_dict().values())
 
+    @property
+    def out_of_memory_retries(self) -> int:
+        """How often memory ran out and less was run at once; see `service.sampling.memory`."""
+        return self._room.retries + self._room_to_predict.retries
+
     def predict(self, inputs: ExampleInputs) -> Tensor:
         """Every dropout off: probabilities, values or outputs, (rows, …), float32. `ModelFailed` if not finite."""
         rows = self._as_rows(inputs)
-        with torch.no_grad(), exact_float32(self._device):
-            (output,) = self._plan.predict(*rows.values())
+
+        def run(group: range) -> Tensor:
+            (output,) = self._plan.predict(*_part(rows, group).values())
             return self._located(self._checked(self._head(output)))
+
+        with torch.no_grad(), exact_float32(self._device):
+            count = _count(rows)
+            parts = self._room_to_predict.through(count, count, run)
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def uncertainty(
         self, inputs: ExampleInputs, samples: int | None = None, seed: int = 0, masks: MaskSharing = "shared",
@@ -167,13 +181,15 @@ class Sampler:
             samples = 1 if chosen == "closed_form" else samples
         # as many rows share what is made of the masks as their values of the prefix may take of memory
         group = max(kernel.rows, _PREFIX_BYTES // (4 * self._split(kernel).prefix_width))
-        parts = []
+
+        def run(part: range) -> list[_Accumulator]:
+            first = first_row + part.start if masks == "independent" else None
+            return self._accumulate(
+                _part(rows, part), first, samples, seed, design, include_samples, checkpoint, kernel)
+
         with torch.no_grad(), exact_float32(self._device):
-            for start in range(0, count, group):
-                some = _part(rows, range(start, min(start + group, count)))
-                first = first_row + start if masks == "independent" else None
-                parts += self._accumulate(some, first, samples, seed, design, include_samples, checkpoint, kernel)
-        return self._answer(parts, chosen)
+            parts = self._room.through(count, group, run)
+        return self._answer([accumulator for part in parts for accumulator in part], chosen)
 
     def reference(
         self, inputs: ExampleInputs, samples: int = 50, seed: int = 0, masks: MaskSharing = "shared",
@@ -258,17 +274,18 @@ class Sampler:
         """Runs all samples of some rows. first_row: place of the first one in its request, where rows have masks of
         their own."""
         count = len(next(iter(rows.values())))
-        parts = tiles(count, kernel.rows)
+        parts = tiles(count, self._room.rows(kernel.rows))
+        self._room.using(len(parts[0]))
         prefix = self._split(kernel).prefix
         values = [prefix.forward(*_part(rows, part).values()) for part in parts]
         accumulators = [self._accumulator(kernel, design == "balanced", keep) for _ in parts]
-        size = self._chunk(kernel, len(parts[0]), first_row is not None)
+        size, at_once, kernel = self._share(kernel, len(parts[0]), first_row is not None, samples)
         for first in range(0, samples, size):
             draw = Draw(design, seed, first, min(size, samples - first), samples)
             shared = kernel.drawn(draw, None) if first_row is None else None
             for part, read, accumulator in zip(parts, values, accumulators, strict=True):
                 drawn = shared or kernel.drawn(draw, np.arange(part.start, part.stop) + (first_row or 0))
-                output = kernel.run(read, len(part), draw.samples, drawn)
+                output = in_cuts(kernel, read, len(part), draw.samples, drawn, at_once)
                 accumulator.add(self._head(output).reshape(draw.samples, len(part), -1))
                 if checkpoint is not None:
                     checkpoint()
@@ -306,13 +323,14 @@ class Sampler:
         """Runs rows until each has settled or has all samples. first_row: as in `_accumulate`."""
         count, columns = len(next(iter(rows.values()))), math.prod(self.output_shape)
         group = max(1, min(_PREFIX_BYTES // (4 * self._plan.prefix_width), SEEN_BYTES // (4 * samples * columns)))
-        groups = []
-        for start in range(0, count, group):
-            some = {name: value[start : start + group] for name, value in rows.items()}
-            size = min(group, count - start)
-            draw = self._drawing(some, None if first_row is None else first_row + start, seed, checkpoint, kernel)
-            watch = rule.watch(partial(self.predict, some), (samples, size, columns), self._device)
-            groups.append(until_settled(watch, self.task, samples, size, draw, keep, self._device))
+
+        def run(part: range) -> StoppedRows:
+            some = _part(rows, part)
+            draw = self._drawing(some, None if first_row is None else first_row + part.start, seed, checkpoint, kernel)
+            watch = rule.watch(partial(self.predict, some), (samples, len(part), columns), self._device)
+            return until_settled(watch, self.task, samples, len(part), draw, keep, self._device)
+
+        groups = self._room.through(count, group, run)
         return StoppedUncertainty(groups, self.output_shape, samples, rule.reason)
 
     def _drawing(
@@ -326,8 +344,8 @@ class Sampler:
         def draw(first: int, most: int, active: Tensor) -> Tensor:
             remaining.keep(active)
             kernel = self._kernel_for(len(active), masks, wanted)
-            parts = tiles(len(active), kernel.rows)
-            size = min(most, self._chunk(kernel, len(parts[0]), first_row is not None))
+            parts = tiles(len(active), self._room.rows(kernel.rows))
+            size, at_once, kernel = self._share(kernel, len(parts[0]), first_row is not None, most)
             # the bank keeps the first samples for the next request, though more may be needed
             some = Draw("iid", seed, first, size, first + size)
             shared = kernel.drawn(some, None) if first_row is None else None
@@ -335,13 +353,22 @@ class Sampler:
             for part in parts:
                 places = active[part.start : part.stop].cpu().numpy() + (first_row or 0)
                 drawn = shared or kernel.drawn(some, places)
-                output = kernel.run(remaining.tile(part), len(part), size, drawn)
+                output = in_cuts(kernel, remaining.tile(part), len(part), size, drawn, at_once)
                 outputs.append(self._head(output).reshape(size, len(part), -1))
                 if checkpoint is not None:
                     checkpoint()
             return self._checked(torch.cat(outputs, 1))
 
         return draw
+
+    def _share(self, kernel: Kernel, rows: int, independent: bool, samples: int) -> tuple[int, int, Kernel]:
+        """Samples of a chunk, how many of them run at once, fewer where memory ran out, and the kernel for that."""
+        size = min(samples, self._chunk(kernel, rows, independent))
+        at_once = self._room.samples(size, rows)
+        self._room.using(rows, at_once)
+        if at_once < min(size, BLOCK) and kernel is not self._conditional:
+            kernel = self._general  # its masks can be cut
+        return min(size, max(at_once, BLOCK)), at_once, kernel
 
     def _chunk(self, kernel: Kernel, rows: int, independent: bool) -> int:
         """Samples that run at once: a multiple of 10."""
@@ -405,8 +432,12 @@ def _general_kernel(plan: Plan, sites: Sequence[Site], bank: SeedBank, device: t
 
 def _part(rows: Inputs, places: range) -> Inputs:
     """Those rows; without a step of torch's where they are all."""
-    whole = len(places) == len(next(iter(rows.values())))
+    whole = len(places) == _count(rows)
     return rows if whole else {name: value[places.start : places.stop] for name, value in rows.items()}
+
+
+def _count(rows: Inputs) -> int:
+    return len(next(iter(rows.values())))
 
 
 def named_inputs(inputs: ExampleInputs, names: Sequence[str]) -> dict[str, Tensor]:

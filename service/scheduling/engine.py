@@ -128,11 +128,19 @@ class Engine:
 
     def _finish(self, job: Job, future: Future[Answer], queued_at: float) -> None:
         try:
-            future.set_result(self._run(job, queued_at))
+            future.set_result(self._counting_retries(job, queued_at))
         except ErrorbarError as e:
             future.set_exception(e)
         except Exception as e:
             future.set_exception(ModelFailed(f"model {job.model.name!r} raised {reason(e)}"))
+
+    def _counting_retries(self, job: Job, queued_at: float) -> Answer:
+        before = job.model.sampler.out_of_memory_retries
+        try:
+            return self._run(job, queued_at)
+        finally:
+            if times := job.model.sampler.out_of_memory_retries - before:
+                self._observe(events.OutOfMemoryRetried(job.model.name, times))
 
     def _run(self, job: Job, queued_at: float) -> Answer:
         started = self._clock.now()
