@@ -251,7 +251,8 @@ def test_memory_that_ran_out_is_told_even_where_the_job_failed(model) -> None:
         future = engine.submit(job_)
         assert (future.exception() is None) == (act is not never)
     engine.drain()
-    assert [e for e in seen if isinstance(e, events.OutOfMemoryRetried)] == [events.OutOfMemoryRetried("flowers", 2)] * 2
+    told = [e for e in seen if isinstance(e, events.OutOfMemoryRetried)]
+    assert told == [events.OutOfMemoryRetried("flowers", 2)] * 2
 
 
 def test_a_closed_form_costs_a_row_once_and_teaches_nothing_about_samples(small_models) -> None:
