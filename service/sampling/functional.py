@@ -175,9 +175,10 @@ def _overwrite(node: fx.Node, written: fx.Node, result: fx.Node, values: dict[fx
     """Whoever reads later what an in-place operation wrote into reads its result. Uncapturable where another view of
     the same memory is read later."""
     for other in _same_memory(written):
+        if other not in values:  # made later, of the result
+            continue
         if _overwritten(other) is _overwritten(written):
-            if other in values:
-                values[other] = result
+            values[other] = result
             continue
         later = [u for u in other.users if u is not node and u not in values and base_name(u) not in _CHECKS]
         if later:

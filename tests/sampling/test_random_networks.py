@@ -15,7 +15,7 @@ from tests.sampling.random_networks import Network, networks
 
 EXAMPLES = 12  # a second or two each, most of it torch.export
 SAMPLES = 20
-KNOWN_TO_RUN_EAGERLY = ("writes through a view", "Constraints violated")  # the second is torch.export's own
+KNOWN_TO_RUN_EAGERLY = "Constraints violated"  # torch.export's own, of some axes folded into the rows and unfolded
 
 
 class Laws:
@@ -96,7 +96,7 @@ def check(case: Network) -> None:
     for site in sampler.sites:
         event(site.kind)
     if sampler.eager_reason:  # one row and one sample at a time: nothing to compare
-        assert any(known in sampler.eager_reason for known in KNOWN_TO_RUN_EAGERLY), sampler.eager_reason
+        assert KNOWN_TO_RUN_EAGERLY in sampler.eager_reason, sampler.eager_reason
         return
     laws = Laws(case, sampler)
     for law in (fast_equals_reference, alone_equals_in_company, fifty_start_a_hundred, chunking_changes_nothing):
