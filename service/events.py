@@ -62,6 +62,14 @@ class RowsSampled:
 
 
 @dataclass(frozen=True)
+class OutOfMemoryRetried:
+    """Memory ran out while a job ran, so often, and less was run at once each time."""
+
+    model: str
+    times: int
+
+
+@dataclass(frozen=True)
 class RowsOutOfRange:
     """Rows with a feature outside its training range."""
 
@@ -79,7 +87,10 @@ class ModelLoaded:
     memory_bytes: int
 
 
-Event = RequestAnswered | StageTimed | QueueChanged | BatchRan | RowsSampled | RowsOutOfRange | ModelLoaded
+Event = (
+    RequestAnswered | StageTimed | QueueChanged | BatchRan | RowsSampled | RowsOutOfRange | OutOfMemoryRetried
+    | ModelLoaded
+)
 Observer = Callable[[Event], None]
 
 

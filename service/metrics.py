@@ -70,6 +70,9 @@ class Metrics:
             buckets=_ERROR, registry=r)
         self.out_of_range = Counter(
             "errorbar_out_of_range_rows", "Rows with a feature outside its training range.", ["model"], registry=r)
+        self.out_of_memory = Counter(
+            "errorbar_out_of_memory_retries", "Times that memory ran out and less was run at once.", ["model"],
+            registry=r)
         self.model_ready = Gauge(
             "errorbar_model_ready", "1 when the version answers.", ["model", "version"], registry=r)
         self.model_info = Gauge(
@@ -122,6 +125,10 @@ class Metrics:
     @_on.register
     def _(self, e: events.RowsOutOfRange) -> None:
         self.out_of_range.labels(e.model).inc(e.rows)
+
+    @_on.register
+    def _(self, e: events.OutOfMemoryRetried) -> None:
+        self.out_of_memory.labels(e.model).inc(e.times)
 
     @_on.register
     def _(self, e: events.ModelLoaded) -> None:

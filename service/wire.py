@@ -101,7 +101,9 @@ class UncertainPrediction(_Wire):
     mutual_information: float | list[float] | None = None
     mutual_information_se: float | list[float] | None = None
     variation_ratio: float | list[float] | None = None
-    noise_std: float | None = None
+    noise_std: Numbers | float | None = Field(
+        None, description="Of the observations: from the manifest's tau, the same for all targets, or a noise head."
+    )
     total_std: Numbers | float | None = None
     samples: int
     stopped: Literal["samples", "tolerance", "decision", "deadline"]
@@ -188,6 +190,7 @@ class ModelCard(_Wire):
     labels: list[str] | None
     sites: list[SiteCard]
     sampling: SamplingCard
+    noise: dict[str, Any] | None = Field(description="Regression: its tau, or what its noise head gives.")
     calibration: dict[str, Any] | None
     warnings: list[str]
 

@@ -24,6 +24,7 @@ MOVES = [
     (SAMPLED, 'errorbar_zero_variance_rows_total{model="m"', 1),
     (SAMPLED, 'errorbar_mean_standard_error_sum{model="m"', 0.03),
     (events.RowsOutOfRange("m", 4), 'errorbar_out_of_range_rows_total{model="m"', 4),
+    (events.OutOfMemoryRetried("m", 3), 'errorbar_out_of_memory_retries_total{model="m"', 3),
     (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), 'errorbar_model_ready{model="m"', 1),
     (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), "errorbar_model_info{", 1),
     (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), 'errorbar_device_memory_bytes{device="cpu"', 9),

@@ -93,9 +93,10 @@ def _uncertain_row(
     row |= {k: _scalar_if_single(v, manifest.task) for k, v in values.items() if k not in kept}
     row["se_df"] = answer.se_df
     if manifest.task == "regression":
-        noise = None if manifest.tau is None else manifest.tau**-0.5
+        noise = values.get("noise_std", None if manifest.tau is None else np.float64(manifest.tau**-0.5))
         total = None if noise is None else np.sqrt(values["std"] ** 2 + noise**2)
-        row |= {"noise_std": noise, "total_std": _scalar_if_single(total, manifest.task), "interval": None}
+        row |= {name: _scalar_if_single(v, manifest.task) for name, v in (("noise_std", noise), ("total_std", total))}
+        row["interval"] = None
     if labelled:
         row |= {"prediction_set": None, "calibrated_probabilities": None}
     row |= {k: _columns_dropped(values[k], manifest.task) for k in kept if k in values}
@@ -142,6 +143,7 @@ def card_body(model: ReadyModel) -> dict[str, Any]:
             "deterministic_flop_share": model.sampler.deterministic_flop_share,
             "closed_form": model.sampler.closed_form,
         },
+        "noise": {"head": m.noise_head} if m.noise_head is not None else None if m.tau is None else {"tau": m.tau},
         "calibration": None,
         "warnings": model.warnings,
     }

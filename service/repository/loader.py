@@ -74,7 +74,7 @@ def _loaded(folder: Path, manifest: Manifest, device: str) -> ReadyModel:
     sampler = prepare(
         module, {i.name: _probe_input(i) for i in manifest.inputs} if len(manifest.inputs) > 1
         else _probe_input(manifest.inputs[0]),
-        manifest.task, manifest.dtype, device, manifest.sampling.sites,
+        manifest.task, manifest.dtype, device, manifest.sampling.sites, manifest.noise_head,
     )
     _check_outputs(manifest, sampler)
     warnings = tuple(

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 from service.errors import Fault, InvalidManifest, nearest
 from service.sampling.masks import Design
 from service.sampling.sampler import MAX_SEED, MaskSharing
-from service.statistics import Task
+from service.statistics import NoiseHead, Task
 
 InputType = Literal["float32", "int64"]
 T = TypeVar("T")
@@ -70,6 +70,7 @@ class Manifest:
     features: tuple[Feature, ...] | None = None
     sampling: SamplingDefaults = SamplingDefaults()
     tau: float | None = None  # precision of the observation noise, 1 / (target's unit)²
+    noise_head: NoiseHead | None = None  # what the second half of the network's columns says of the noise
     dtype: Literal["float32"] = "float32"
 
 
@@ -98,6 +99,7 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
         architecture.refuse("factory", f"'package.module:callable' expected, got {factory!r}")
     arguments = architecture.mapping("arguments") if architecture.has("arguments") else {}
     architecture.finish()
+    noise = _noise(top.table("noise")) if top.has("noise") else _Noise()
     manifest = Manifest(
         name=top.text("name"),
         task=cast(Task, task),
@@ -107,7 +109,8 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
         labels=labels,
         features=features,
         sampling=_sampling(top.table("sampling")) if top.has("sampling") else SamplingDefaults(),
-        tau=_tau(top.table("noise")) if top.has("noise") else None,
+        tau=noise.tau,
+        noise_head=noise.head,
         dtype=_dtype(top.table("numerics")) if top.has("numerics") else "float32",
     )
     top.finish()
@@ -126,7 +129,7 @@ def _check_together(manifest: Manifest, top: _Table) -> None:
         top.refuse("labels", f"a {manifest.task} model needs its labels, in the order of the outputs")
     if manifest.labels is not None and len(set(manifest.labels)) != len(manifest.labels):
         top.refuse("labels", "two labels are the same")
-    if manifest.tau is not None and manifest.task != "regression":
+    if (manifest.tau is not None or manifest.noise_head is not None) and manifest.task != "regression":
         top.refuse("noise", "only a regression model has a noise")
     if manifest.features is not None:
         shapes = [i.shape for i in manifest.inputs]
@@ -184,12 +187,25 @@ def _sampling(table: _Table) -> SamplingDefaults:
     return found
 
 
-def _tau(table: _Table) -> float:
+class _Noise(NamedTuple):
+    tau: float | None = None
+    head: NoiseHead | None = None
+
+
+def _noise(table: _Table) -> _Noise:
+    """The noise of the observations: the same for all rows (`tau`), or the network's own (`head`)."""
+    if table.has("head"):
+        head = cast(NoiseHead, table.choice("head", get_args(NoiseHead)))
+        if table.has("tau"):
+            table.refuse("tau", "tau or head expected, not both: the noise is either the same for all rows or the "
+                                "network's own")
+        table.finish()
+        return _Noise(head=head)
     tau = table.number("tau")
     if not 0 < tau < inf:
         table.refuse("tau", f"a precision above 0 expected, got {tau}")
     table.finish()
-    return tau
+    return _Noise(tau)
 
 
 def _dtype(table: _Table) -> Literal["float32"]:

@@ -6,6 +6,7 @@ one computes something else than the prediction.
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import warnings
@@ -97,8 +98,9 @@ def _export(module: nn.Module, rows: Inputs, positional: bool) -> torch.export.E
     axis = torch.export.Dim("rows")
     args = tuple(rows.values()) if positional else ()
     kwargs = {} if positional else dict(rows)
-    shapes = tuple({0: axis} for _ in args) if positional else {name: {0: axis} for name in kwargs}
     try:
+        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments  # *inputs is one of them, a tuple
+        shapes = pytree.tree_map(lambda _: {0: axis}, dict(given))
         return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as e:
         reason = str(e).strip().split("\n")[0][:300]

@@ -23,6 +23,12 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def release(device: torch.device) -> None:
+    """Gives memory that torch keeps for later back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def global_generator(device: torch.device) -> torch.Generator:
     """The generator that a module's own dropout draws from there."""
     if device.type != "cuda":

@@ -6,6 +6,7 @@ off is left out.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -131,8 +132,7 @@ def _dropout(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, fx.Node], tak
         value = marked(graph, value, mark)
         value.meta |= {k: v for k, v in node.meta.items() if k != "mark"}
     if cast(Any, node.target)._schema.is_mutable:
-        _refuse_if_aliased(node, written, values)
-        values[written] = value
+        _overwrite(node, written, value, values)
     return value
 
 
@@ -167,21 +167,57 @@ def _copied(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, fx.Node]) -> f
             raise Uncapturable(f"{node.target} writes into a tensor in a way that is not supported")
         copied.target = twin
     assert isinstance(written, fx.Node)
-    _refuse_if_aliased(node, written, values)
-    values[written] = copied
+    _overwrite(node, written, copied, values)
     return copied
 
 
-def _refuse_if_aliased(node: fx.Node, written: fx.Node, values: dict[fx.Node, fx.Node]) -> None:
-    stale = [n for n in [written, *written.users] if n is not node and n in values and _shares_memory(n)]
-    if stale:
-        raise Uncapturable(f"{node.target} writes through a view ({stale[0].name}), which is not supported")
+def _overwrite(node: fx.Node, written: fx.Node, result: fx.Node, values: dict[fx.Node, fx.Node]) -> None:
+    """Whoever reads later what an in-place operation wrote into reads its result. Uncapturable where another view of
+    the same memory is read later."""
+    for other in _same_memory(written):
+        if other not in values:  # made later, of the result
+            continue
+        if _overwritten(other) is _overwritten(written):
+            values[other] = result
+            continue
+        later = [u for u in other.users if u is not node and u not in values and base_name(u) not in _CHECKS]
+        if later:
+            raise Uncapturable(f"{node.target} writes through a view ({other.name}), which is not supported")
+
+
+def _same_memory(node: fx.Node) -> set[fx.Node]:
+    """Nodes whose results may be views of what this one gives, or of what it is a view of; itself among them."""
+    found, todo = set(), [node]
+    while todo:
+        here = todo.pop()
+        if here in found:
+            continue
+        found.add(here)
+        readers = [u for u in here.users if u.args and u.args[0] is here]
+        todo += [u for u in readers if _shares_memory(u) or _in_place(u)]
+        if (_shares_memory(here) or _in_place(here)) and isinstance(here.args[0], fx.Node):
+            todo.append(here.args[0])
+    return found
+
+
+def _overwritten(node: fx.Node) -> fx.Node:
+    """The node whose tensor a chain of in-place operations gives."""
+    while _in_place(node) and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node
+
+
+def _in_place(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _shares_memory(node: fx.Node) -> bool:
     """Whether a node's result may be a view of something else."""
     if node.op != "call_function":
-        return node.op == "get_attr"
+        return False
+    if node.target is operator.getitem:  # one of several views, as of a split
+        return isinstance(node.args[0], fx.Node) and _shares_memory(node.args[0])
     schema = getattr(node.target, "_schema", None)
     if schema is not None and any(r.alias_info is not None for r in schema.returns) and not schema.is_mutable:
         return True

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from service.errors import Uncapturable, UnservableModel
-from service.sampling.functional import SOURCES, owner, site_name
+from service.sampling.functional import SOURCES, argument, owner, site_name
 from service.sampling.marks import Mark, marked, sites_of
 
 _aten = torch.ops.aten
@@ -89,7 +89,7 @@ def _levels(
 ) -> tuple[tuple[float, float], tuple[float, float], float]:
     """(noise, result) of a dropped and of a kept unit, and the chance to be dropped."""
     if source.target in (_aten.bernoulli_.float, _aten.bernoulli.p):
-        keep = float(cast(float, source.args[1]))
+        keep = float(argument(source, "p", 0.5))  # torch leaves out what is the default
         return (0.0, _result(cone, made, 0.0)), (1.0, _result(cone, made, 1.0)), round(1 - keep, 12)
     low, high = 0.0, 1 - 2**-24  # of torch's uniform numbers
     first, last = _result(cone, made, low), _result(cone, made, high)

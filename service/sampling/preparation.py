@@ -23,14 +23,14 @@ from service.sampling.eager import eager_plan, settle_resting
 from service.sampling.plan import Plan, make_plan
 from service.sampling.probe import admit
 from service.sampling.sampler import ExampleInputs, Sampler, named_inputs
-from service.statistics import Task
+from service.statistics import NoiseHead, Task
 
 _PROBE_ROWS = 5
 
 
 def prepare(
     module: nn.Module, example_inputs: ExampleInputs, task: Task, dtype: str = "float32", device: str = "cpu",
-    sites: Sequence[str] | None = None,
+    sites: Sequence[str] | None = None, noise_head: NoiseHead | None = None,
 ) -> Sampler:
     """Makes a network ready to be sampled, and refuses one that could not be served rightly.
 
@@ -38,12 +38,17 @@ def prepare(
             example_inputs: a tensor, a sequence of tensors (positional arguments) or a mapping (keyword arguments),
             rows first, at least one row; the number of rows is free afterwards.
             sites: patterns of the site names that sample ("head.*"); None for all.
+            noise_head: for a regression that gives 2·k columns a row, the k locations first: what the last k are,
+            "log_variance" (natural logarithm of the noise's variance) or "std" (its standard deviation). Such a
+            network is always sampled: no average over the last site's masks is exact for its noise.
     Errors: UnservableModel, with the site and the reason.
     """
     if dtype != "float32":
         raise UnservableModel(f"dtype: only 'float32' is available, got {dtype!r}")
     if task not in ("classification", "regression", "multilabel", "generic"):
         raise UnservableModel(f"task: 'classification', 'regression', 'multilabel' or 'generic' expected, got {task!r}")
+    if noise_head not in (None, "log_variance", "std"):
+        raise UnservableModel(f"noise_head: 'log_variance' or 'std' expected, got {noise_head!r}")
     positional = not isinstance(example_inputs, Mapping)
     try:
         rows = {name: value.to(device) for name, value in _probe_rows(example_inputs).items()}
@@ -51,7 +56,7 @@ def prepare(
         with no_foreign_randomness():
             settle_resting(own, rows, positional)
             _check_forward(own, rows, positional)
-        raw = task in ("regression", "generic")  # elsewhere a softmax or sigmoid follows
+        raw = task in ("regression", "generic") and noise_head is None  # elsewhere a nonlinear map follows
         plan = _plan(own, rows, positional, sites, raw)
         sampler = Sampler(own, plan, rows, positional, task, torch.device(device))
         shape = sampler.output_shape
@@ -59,6 +64,8 @@ def prepare(
             raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {shape} for a row")
         admit(sampler, rows)
         sampler.tune(rows)
+        if noise_head is not None:
+            sampler.use_noise_head(noise_head)
     except ErrorbarError:
         raise
     except Exception as e:

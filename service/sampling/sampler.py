@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from service.clock import MonotonicClock
-from service.errors import InvalidInput, InvalidOption, ModelFailed, UncertaintyUnavailable
+from service.errors import InvalidInput, InvalidOption, ModelFailed, UncertaintyUnavailable, UnservableModel
 from service.sampling.arming import Inputs, call, plain_attention
 from service.sampling.bank import Draw, SeedBank
 from service.sampling.capture import output_of
@@ -31,6 +31,7 @@ from service.sampling.kernels import (
     tiles,
 )
 from service.sampling.masks import Design
+from service.sampling.memory import Room, in_cuts
 from service.sampling.plan import Plan
 from service.sampling.reference import SiteNoise, reference_sample
 from service.sampling.sites import Site
@@ -41,10 +42,14 @@ from service.statistics import (
     ClosedForm,
     ConditionalAccumulator,
     Method,
+    NoiseHead,
+    NoisyAccumulator,
+    NoisyUncertainty,
     StoppedUncertainty,
     Task,
     Uncertainty,
 )
+from service.statistics.stopped import StoppedRows
 
 MaskSharing = Literal["shared", "independent"]
 MethodChoice = Literal["auto", "sampled"]
@@ -72,6 +77,7 @@ class Sampler:
         self.task: Task = task
         self.sites: list[Site] = plan.sites
         self.output_shape = plan.output_shape
+        self.noise_head: NoiseHead | None = None
         by_name = {site.name: site for site in plan.sites}
         bank = SeedBank()
         sampled = [by_name[name] for name in plan.masks]
@@ -82,6 +88,7 @@ class Sampler:
         self._conditional: Conditional | None = None
         if plan.ending is not None:
             self._conditional = Conditional(plan.ending, [by_name[name] for name in plan.ending.masks], bank, device)
+        self._room, self._room_to_predict = Room(device), Room(device, samples_a_row=1)
         self.serves_from: list[tuple[int, Kernel]] = [(1, self.kernels[-1])]  # each from so many rows on, ascending
         self.timings: list[Timing] = []
 
@@ -121,17 +128,38 @@ class Sampler:
             return "sampled"
         return "rao_blackwell" if self._plan.ending.masks else "closed_form"
 
+    def use_noise_head(self, head: NoiseHead) -> None:
+        """From now on the columns of the output are taken for locations, then as many of their noise. Every statistic
+        but `noise_std` is of the locations. For `prepare`, once the network was tried as it is."""
+        if self.task != "regression" or len(self.output_shape) != 1 or self.output_shape[0] % 2:
+            raise UnservableModel(
+                f"a network with a noise head is a regression and gives (rows, 2·targets), locations and then as many "
+                f"of their noise; this one is of the task {self.task} and gives {self.output_shape} for a row"
+            )
+        self.noise_head, self.output_shape = head, (self.output_shape[0] // 2,)
+
     @property
     def memory_bytes(self) -> int:
         """Weights and constants held on the device."""
         return sum(t.numel() * t.element_size() for t in self._module.state_dict().values())
 
+    @property
+    def out_of_memory_retries(self) -> int:
+        """How often memory ran out and less was run at once; see `service.sampling.memory`."""
+        return self._room.retries + self._room_to_predict.retries
+
     def predict(self, inputs: ExampleInputs) -> Tensor:
         """Every dropout off: probabilities, values or outputs, (rows, …), float32. `ModelFailed` if not finite."""
         rows = self._as_rows(inputs)
+
+        def run(group: range) -> Tensor:
+            (output,) = self._plan.predict(*_part(rows, group).values())
+            return self._located(self._checked(self._head(output)))
+
         with torch.no_grad(), exact_float32(self._device):
-            (output,) = self._plan.predict(*rows.values())
-            return self._checked(self._head(output))
+            count = _count(rows)
+            parts = self._room_to_predict.through(count, count, run)
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def uncertainty(
         self, inputs: ExampleInputs, samples: int | None = None, seed: int = 0, masks: MaskSharing = "shared",
@@ -177,13 +205,15 @@ class Sampler:
             samples = 1 if chosen == "closed_form" else samples
         # as many rows share what is made of the masks as their values of the prefix may take of memory
         group = max(kernel.rows, _PREFIX_BYTES // (4 * self._split(kernel).prefix_width))
-        parts = []
+
+        def run(part: range) -> list[_Accumulator]:
+            first = first_row + part.start if masks == "independent" else None
+            return self._accumulate(
+                _part(rows, part), first, samples, seed, design, include_samples, checkpoint, kernel)
+
         with torch.no_grad(), exact_float32(self._device):
-            for start in range(0, count, group):
-                some = _part(rows, range(start, min(start + group, count)))
-                first = first_row + start if masks == "independent" else None
-                parts += self._accumulate(some, first, samples, seed, design, include_samples, checkpoint, kernel)
-        return Uncertainty(parts, self.output_shape, chosen)
+            parts = self._room.through(count, group, run)
+        return self._answer([accumulator for part in parts for accumulator in part], chosen)
 
     def reference(
         self, inputs: ExampleInputs, samples: int = 50, seed: int = 0, masks: MaskSharing = "shared",
@@ -199,14 +229,14 @@ class Sampler:
         drawn_masks = self._general.drawn(Draw(design, seed, 0, samples, samples), places)
         by_name = dict(zip(self._plan.masks, drawn_masks, strict=True))
         noise = SiteNoise(self._plan.marks, self._plan.layouts, by_name, count)
-        accumulator = Accumulator(self.task, design == "balanced", keep=True)
+        accumulator = self._accumulator(self._general, design == "balanced", keep=True)
         drawn = [
             self._head(output_of(
                 reference_sample(self._module, rows, self._positional, noise.of_sample(t), noise.off)))
             for t in range(samples)
         ]
         accumulator.add(self._checked(torch.stack(drawn)).reshape(samples, count, -1))
-        return Uncertainty([accumulator], self.output_shape)
+        return self._answer([accumulator])
 
     def tune(self, inputs: ExampleInputs) -> None:
         """Times the kernels on copies of some rows and settles which one serves how many rows."""
@@ -227,7 +257,7 @@ class Sampler:
         if self._plan.network is not None:
             return self.predict(inputs)
         with torch.no_grad(), exact_float32(self._device), plain_attention():
-            return self._head(output_of(call(self._module, self._as_rows(inputs), self._positional)))
+            return self._located(self._head(output_of(call(self._module, self._as_rows(inputs), self._positional))))
 
     def differs_with_only(self, name: str, inputs: ExampleInputs, seed: int) -> bool:
         """Whether any of ten samples in which that site alone is on differs from the prediction."""
@@ -275,22 +305,25 @@ class Sampler:
         """Runs all samples of some rows. first_row: place of the first one in its request, where rows have masks of
         their own."""
         count = len(next(iter(rows.values())))
-        parts = tiles(count, kernel.rows)
+        parts = tiles(count, self._room.rows(kernel.rows))
+        self._room.using(len(parts[0]))
         prefix = self._split(kernel).prefix
         values = [prefix.forward(*_part(rows, part).values()) for part in parts]
         accumulators = [self._accumulator(kernel, design == "balanced", keep) for _ in parts]
-        size = self._chunk(kernel, len(parts[0]), first_row is not None)
+        size, at_once, kernel = self._share(kernel, len(parts[0]), first_row is not None, samples)
         for first in range(0, samples, size):
             draw = Draw(design, seed, first, min(size, samples - first), samples)
             shared = kernel.drawn(draw, None) if first_row is None else None
             for part, read, accumulator in zip(parts, values, accumulators, strict=True):
                 drawn = shared or kernel.drawn(draw, np.arange(part.start, part.stop) + (first_row or 0))
-                output = kernel.run(read, len(part), draw.samples, drawn)
+                output = in_cuts(kernel, read, len(part), draw.samples, drawn, at_once)
                 accumulator.add(self._head(output).reshape(draw.samples, len(part), -1))
                 if checkpoint is not None:
                     checkpoint()
         for accumulator in accumulators:
             self._checked(accumulator.moments.mean)  # not finite where any sample is not
+            if isinstance(accumulator, NoisyAccumulator) and not bool(accumulator.noise_variance.isfinite().all()):
+                raise ModelFailed("the noise head gave a negative standard deviation, or one that is not finite")
             if kernel is self._conditional:
                 self._checked(accumulator.moments.std)
         return accumulators
@@ -300,9 +333,19 @@ class Sampler:
         return self._plan.ending if kernel is self._conditional and self._plan.ending is not None else self._plan
 
     def _accumulator(self, kernel: Kernel, balanced: bool, keep: bool) -> _Accumulator:
+        if self.noise_head is not None:
+            return NoisyAccumulator(self.noise_head, balanced, keep)
         if kernel is not self._conditional:
             return Accumulator(self.task, balanced, keep)
         return ClosedForm() if self.closed_form else ConditionalAccumulator(balanced)
+
+    def _answer(self, parts: list[_Accumulator], method: Method = "sampled") -> Uncertainty:
+        kind = Uncertainty if self.noise_head is None else NoisyUncertainty
+        return kind(parts, self.output_shape, method)
+
+    def _located(self, values: Tensor) -> Tensor:
+        """Without the columns of the noise."""
+        return values if self.noise_head is None else values[:, : self.output_shape[0]].contiguous()
 
     def _until_settled(
         self, rows: Inputs, first_row: int | None, samples: int, seed: int, rule: StopRule, keep: bool,
@@ -311,13 +354,14 @@ class Sampler:
         """Runs rows until each has settled or has all samples. first_row: as in `_accumulate`."""
         count, columns = len(next(iter(rows.values()))), math.prod(self.output_shape)
         group = max(1, min(_PREFIX_BYTES // (4 * self._plan.prefix_width), SEEN_BYTES // (4 * samples * columns)))
-        groups = []
-        for start in range(0, count, group):
-            some = {name: value[start : start + group] for name, value in rows.items()}
-            size = min(group, count - start)
-            draw = self._drawing(some, None if first_row is None else first_row + start, seed, checkpoint, kernel)
-            watch = rule.watch(partial(self.predict, some), (samples, size, columns), self._device)
-            groups.append(until_settled(watch, self.task, samples, size, draw, keep, self._device))
+
+        def run(part: range) -> StoppedRows:
+            some = _part(rows, part)
+            draw = self._drawing(some, None if first_row is None else first_row + part.start, seed, checkpoint, kernel)
+            watch = rule.watch(partial(self.predict, some), (samples, len(part), columns), self._device)
+            return until_settled(watch, self.task, samples, len(part), draw, keep, self._device)
+
+        groups = self._room.through(count, group, run)
         return StoppedUncertainty(groups, self.output_shape, samples, rule.reason)
 
     def _drawing(
@@ -331,8 +375,8 @@ class Sampler:
         def draw(first: int, most: int, active: Tensor) -> Tensor:
             remaining.keep(active)
             kernel = self._kernel_for(len(active), masks, wanted)
-            parts = tiles(len(active), kernel.rows)
-            size = min(most, self._chunk(kernel, len(parts[0]), first_row is not None))
+            parts = tiles(len(active), self._room.rows(kernel.rows))
+            size, at_once, kernel = self._share(kernel, len(parts[0]), first_row is not None, most)
             # the bank keeps the first samples for the next request, though more may be needed
             some = Draw("iid", seed, first, size, first + size)
             shared = kernel.drawn(some, None) if first_row is None else None
@@ -340,13 +384,22 @@ class Sampler:
             for part in parts:
                 places = active[part.start : part.stop].cpu().numpy() + (first_row or 0)
                 drawn = shared or kernel.drawn(some, places)
-                output = kernel.run(remaining.tile(part), len(part), size, drawn)
+                output = in_cuts(kernel, remaining.tile(part), len(part), size, drawn, at_once)
                 outputs.append(self._head(output).reshape(size, len(part), -1))
                 if checkpoint is not None:
                     checkpoint()
             return self._checked(torch.cat(outputs, 1))
 
         return draw
+
+    def _share(self, kernel: Kernel, rows: int, independent: bool, samples: int) -> tuple[int, int, Kernel]:
+        """Samples of a chunk, how many of them run at once, fewer where memory ran out, and the kernel for that."""
+        size = min(samples, self._chunk(kernel, rows, independent))
+        at_once = self._room.samples(size, rows)
+        self._room.using(rows, at_once)
+        if at_once < min(size, BLOCK) and kernel is not self._conditional:
+            kernel = self._general  # its masks can be cut
+        return min(size, max(at_once, BLOCK)), at_once, kernel
 
     def _chunk(self, kernel: Kernel, rows: int, independent: bool) -> int:
         """Samples that run at once: a multiple of 10."""
@@ -410,8 +463,12 @@ def _general_kernel(plan: Plan, sites: Sequence[Site], bank: SeedBank, device: t
 
 def _part(rows: Inputs, places: range) -> Inputs:
     """Those rows; without a step of torch's where they are all."""
-    whole = len(places) == len(next(iter(rows.values())))
+    whole = len(places) == _count(rows)
     return rows if whole else {name: value[places.start : places.stop] for name, value in rows.items()}
+
+
+def _count(rows: Inputs) -> int:
+    return len(next(iter(rows.values())))
 
 
 def named_inputs(inputs: ExampleInputs, names: Sequence[str]) -> dict[str, Tensor]:

@@ -128,11 +128,19 @@ class Engine:
 
     def _finish(self, job: Job, future: Future[Answer], queued_at: float) -> None:
         try:
-            future.set_result(self._run(job, queued_at))
+            future.set_result(self._counting_retries(job, queued_at))
         except ErrorbarError as e:
             future.set_exception(e)
         except Exception as e:
             future.set_exception(ModelFailed(f"model {job.model.name!r} raised {reason(e)}"))
+
+    def _counting_retries(self, job: Job, queued_at: float) -> Answer:
+        before = job.model.sampler.out_of_memory_retries
+        try:
+            return self._run(job, queued_at)
+        finally:
+            if times := job.model.sampler.out_of_memory_retries - before:
+                self._observe(events.OutOfMemoryRetried(job.model.name, times))
 
     def _run(self, job: Job, queued_at: float) -> Answer:
         started = self._clock.now()
@@ -186,6 +194,8 @@ def _arrays(job: Job, options: Options, result: Uncertainty) -> dict[str, Array 
         names += ["entropy", "entropy_se", "expected_entropy", "mutual_information", "mutual_information_se",
                   "variation_ratio"]
     found = {name: getattr(result, name) for name in names}
+    if result.noise_std is not None:
+        found["noise_std"] = result.noise_std
     if options.quantiles:
         found["quantiles"] = result.quantiles(options.quantiles)
     if options.include_samples:

@@ -2,10 +2,11 @@
 
 from service.statistics.blocks import BLOCK
 from service.statistics.conditional import ClosedForm, ConditionalAccumulator
+from service.statistics.heteroscedastic import NoiseHead, NoisyAccumulator, NoisyUncertainty
 from service.statistics.stopped import StoppedUncertainty
 from service.statistics.summary import Accumulator, Method, Task, Uncertainty
 
 __all__ = [
-    "BLOCK", "Accumulator", "ClosedForm", "ConditionalAccumulator", "Method", "StoppedUncertainty", "Task",
-    "Uncertainty",
+    "BLOCK", "Accumulator", "ClosedForm", "ConditionalAccumulator", "Method", "NoiseHead", "NoisyAccumulator",
+    "NoisyUncertainty", "StoppedUncertainty", "Task", "Uncertainty",
 ]

@@ -192,6 +192,12 @@ class Uncertainty:
         """Share of samples that do not vote for the most popular class, in [0, 1)."""
         return self._information("variation_ratio")
 
+    @property
+    def noise_std(self) -> Tensor | None:
+        """Standard deviation of the observations' own noise, (rows, *shape), where the network has a noise head: the
+        root of the mean over samples of its variance. The target's whole variance is std² + noise_std². Else None."""
+        return None
+
     @cached_property
     def draws(self) -> Tensor | None:
         """The samples themselves, (rows, samples, *shape), float32, where they were asked for."""

@@ -19,6 +19,8 @@ def test_a_good_manifest_is_read_with_its_defaults() -> None:
     assert manifest.inputs[0].shape == (3,)
     assert (manifest.sampling.samples, manifest.sampling.seed, manifest.sampling.locked) == (50, 0, False)
     assert parse_manifest(document(REGRESSION)).tau == 4.0
+    noisy = parse_manifest({**document(REGRESSION), "noise": {"head": "log_variance"}})
+    assert (noisy.tau, noisy.noise_head) == (None, "log_variance")
 
 
 @pytest.mark.parametrize(("change", "path", "words"), [
@@ -47,6 +49,10 @@ def test_a_good_manifest_is_read_with_its_defaults() -> None:
     (lambda d: d.update(sampling={"samples": True}), "sampling.samples", "an integer"),
     (lambda d: d.update(sampling={"sample": 50}), "sampling.sample", "did you mean 'samples'"),
     (lambda d: d.update(noise={"tau": 1.0}), "noise", "only a regression"),
+    (lambda d: d.update(noise={"head": "std"}), "noise", "only a regression"),
+    (lambda d: d.update(noise={"head": "variance"}), "noise.head", "'log_variance' or 'std'"),
+    (lambda d: d.update(noise={"head": "std", "tau": 1.0}), "noise.tau", "not both"),
+    (lambda d: d.update(noise={}), "noise.tau", "missing"),
     (lambda d: d.update(numerics={"dtype": "bfloat16"}), "numerics.dtype", "'float32' expected"),
 ])
 def test_a_wrong_key_is_named_by_its_path(change, path, words) -> None:

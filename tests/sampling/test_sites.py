@@ -491,3 +491,70 @@ class Almost(nn.Module):
 def test_a_trap_is_refused_with_its_reason(net, reason) -> None:
     with pytest.raises(UnservableModel, match=reason):
         prepare(net, torch.randn(3, 4), task="generic")
+
+
+class InPlace(nn.Module):
+    """In-place dropout on a view whose source is not read again, as image classifiers have it; and on a chain of
+    in-place results whose first name is read again."""
+
+    def __init__(self, read_again: bool) -> None:
+        super().__init__()
+        self.one, self.other, self.read_again = nn.Linear(4, 6), nn.Linear(12, 2), read_again
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.one(x)
+        if self.read_again:
+            kept = F.dropout(F.relu(hidden, inplace=True), 0.3, self.training, inplace=True)
+            return self.other((hidden + kept).flatten(1))
+        return self.other(F.dropout(hidden.flatten(1), 0.3, self.training, inplace=True))
+
+
+class WritesThrough(nn.Module):
+    """What a view's in-place dropout wrote into is read again: only the module itself knows what it then holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.one(x)
+        F.dropout(hidden[:, 0], 0.3, self.training, inplace=True)
+        return hidden
+
+
+@pytest.mark.parametrize(("net", "eager"), [(InPlace(False), False), (InPlace(True), False), (WritesThrough(), True)])
+def test_dropout_in_place_is_captured_where_nobody_reads_another_view_of_it(net, eager) -> None:
+    x = torch.randn(3, 2, 4)
+    sampler = prepare(net, x, task="generic")
+    assert bool(sampler.eager_reason) == eager
+    answer = sampler.uncertainty(x[:1], 500, method="sampled")
+    plain = plain_draws(net, x[0], 1000)
+    torch.testing.assert_close(answer.std[0], plain.std(0), rtol=0.15, atol=1e-6)
+
+
+def test_drop_path_at_the_rate_that_torch_leaves_out_is_sampled() -> None:
+    """`bernoulli_(0.5)` shows no rate in the graph, because 0.5 is its default."""
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * x.new_empty(x.shape[0], 1).bernoulli_(0.5).div_(0.5) if self.training else x
+
+    x = torch.randn(3, 8)
+    sampler = prepare(Residual(Half()), x, task="generic")
+    assert [(s.kind, s.p) for s in sampler.sites] == [("stochastic_depth", 0.5)]
+    torch.testing.assert_close(sampler.uncertainty(x, 20).std, sampler.reference(x, 20).std, atol=1e-5, rtol=0)
+
+
+class Together(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(7, 2)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.head(F.dropout(torch.cat(inputs, 1), 0.2, self.training))
+
+
+def test_inputs_that_the_forward_takes_as_a_tuple_are_captured() -> None:
+    net, x = Together().eval(), (torch.randn(3, 4), torch.randn(3, 3))
+    sampler = prepare(net, x, task="generic")
+    assert not sampler.eager_reason
+    torch.testing.assert_close(sampler.predict(x), net(*x).detach(), atol=1e-6, rtol=0)

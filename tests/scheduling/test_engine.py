@@ -25,6 +25,7 @@ class Scripted:
     """A sampler that runs what a test hands it."""
 
     samples_something = True
+    out_of_memory_retries = 0
 
     def __init__(self, act: Any) -> None:
         self._act = act
@@ -234,6 +235,26 @@ def test_the_core_tells_what_happened(model) -> None:
     assert (sampled.samples, len(sampled.entropy), sampled.zero_variance) == (20, 3, 0)
 
 
+def test_memory_that_ran_out_is_told_even_where_the_job_failed(model) -> None:
+    class Cramped(Scripted):
+        def predict(self, inputs: Any) -> torch.Tensor:
+            self.out_of_memory_retries += 2
+            return super().predict(inputs)
+
+    def never(_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("not one row fits")
+
+    seen: list[events.Event] = []
+    engine = Engine(observer=seen.append)
+    for act in (lambda _: torch.ones(1, 2), never):
+        job_ = replace(job(model), model=replace(model, sampler=Cramped(act)))  # type: ignore[arg-type]
+        future = engine.submit(job_)
+        assert (future.exception() is None) == (act is not never)
+    engine.drain()
+    told = [e for e in seen if isinstance(e, events.OutOfMemoryRetried)]
+    assert told == [events.OutOfMemoryRetried("flowers", 2)] * 2
+
+
 def test_a_closed_form_costs_a_row_once_and_teaches_nothing_about_samples(small_models) -> None:
     height = load_model(small_models / "height" / "1")
     seen: list[events.Event] = []
@@ -248,6 +269,7 @@ def test_a_closed_form_costs_a_row_once_and_teaches_nothing_about_samples(small_
         """Costs 1 s."""
 
         method_for = height.sampler.method_for
+        out_of_memory_retries = 0
 
         def uncertainty(self, *given: Any, **named: Any) -> Any:
             clock.advance(1.0)

@@ -1,0 +1,31 @@
+"""Networks whose inputs and outputs are not one flat tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Tagger(nn.Module):
+    """Tokens and a context to a score for every tag of every token, with more in the answer than that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.context = nn.Embedding(11, 6), nn.Linear(3, 6)
+        self.drop, self.head = nn.Dropout(0.3), nn.Linear(6, 4)
+
+    def forward(self, tokens: Tensor, context: Tensor) -> dict[str, Tensor]:
+        hidden = self.drop(torch.tanh(self.embed(tokens) + self.context(context).unsqueeze(1)))
+        return {"hidden": hidden, "logits": self.head(torch.relu(hidden))}
+
+
+class Segmenter(nn.Module):
+    """A picture to a picture: a score for every class of every pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.drop = nn.Conv2d(1, 4, 3, padding=1), nn.Dropout2d(0.2)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return self.head(torch.relu(self.drop(self.body(picture))))
