@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from service.sampling.kernels import (
     fastest_from,
     tiles,
 )
+from service.sampling.lowering import lowered_plan
 from service.sampling.masks import Design
 from service.sampling.plan import Plan
 from service.sampling.reference import SiteNoise, reference_sample
@@ -46,9 +48,14 @@ from service.statistics import (
     Uncertainty,
 )
 
+if TYPE_CHECKING:
+    from service.sampling.bound import Bfloat16Error
+
 MaskSharing = Literal["shared", "independent"]
 MethodChoice = Literal["auto", "sampled"]
 METHODS: tuple[MethodChoice, ...] = ("auto", "sampled")
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 _Accumulator = Accumulator | ConditionalAccumulator | ClosedForm
 ExampleInputs = Tensor | np.ndarray | Sequence[Tensor | np.ndarray] | Mapping[str, Tensor | np.ndarray]
 
@@ -70,11 +77,13 @@ class Sampler:
         self._inputs = {name: (value.dtype, tuple(value.shape[1:])) for name, value in examples.items()}
         self._device = device
         self.task: Task = task
+        self.dtype_note = ""  # why not the dtype that was asked for; empty where it is
+        self.bfloat16_error: Bfloat16Error | None = None  # measured when it was prepared
         self.sites: list[Site] = plan.sites
         self.output_shape = plan.output_shape
         by_name = {site.name: site for site in plan.sites}
-        bank = SeedBank()
         sampled = [by_name[name] for name in plan.masks]
+        bank = SeedBank()
         self._general = _general_kernel(plan, sampled, bank, device)
         self.kernels: list[Kernel] = [self._general]
         if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= _MASKS_AT_ONCE_BYTES:
@@ -104,6 +113,17 @@ class Sampler:
         )
 
     @property
+    def dtype(self) -> Dtype:
+        """Of the matrix products. What is returned is float32 or float64 either way."""
+        return "bfloat16" if self._plan.dtype is torch.bfloat16 else "float32"
+
+    def lowered(self, inputs: ExampleInputs) -> Sampler:
+        """The same network with its products in bfloat16. inputs: rows to see by what type each value has."""
+        rows = self._as_rows(inputs)
+        plan = replace(lowered_plan(self._plan, list(rows.values())), sites=self.sites)
+        return Sampler(self._module, plan, rows, self._positional, self.task, self._device)
+
+    @property
     def samples_something(self) -> bool:
         """Whether any site is active, so that `uncertainty` has something to say."""
         return bool(self._plan.masks)
@@ -124,7 +144,9 @@ class Sampler:
     @property
     def memory_bytes(self) -> int:
         """Weights and constants held on the device."""
-        return sum(t.numel() * t.element_size() for t in self._module.state_dict().values())
+        parts = (self._module, self._plan.predict, self._plan.prefix, self._plan.suffix)
+        held = {t.data_ptr(): t.numel() * t.element_size() for part in parts for t in part.state_dict().values()}
+        return sum(held.values())
 
     def predict(self, inputs: ExampleInputs) -> Tensor:
         """Every dropout off: probabilities, values or outputs, (rows, …), float32. `ModelFailed` if not finite."""
@@ -404,8 +426,8 @@ def _general_kernel(plan: Plan, sites: Sequence[Site], bank: SeedBank, device: t
     if plan.network is not None:
         return Eager(plan.network, plan.sites)
     if plan.chain is not None:
-        return FoldedChain(plan.chain, plan.suffix_width, sites, bank, device)
-    return Folded(plan.suffix, plan.suffix_width, sites, bank, device)
+        return FoldedChain(plan.chain, plan.suffix_width, sites, bank, device, plan.dtype)
+    return Folded(plan.suffix, plan.suffix_width, sites, bank, device, plan.dtype)
 
 
 def _part(rows: Inputs, places: range) -> Inputs:
