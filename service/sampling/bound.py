@@ -5,6 +5,7 @@ What bfloat16 changes must be small beside what is not known anyway, the Monte-C
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from service.errors import UnservableModel
 from service.sampling.arming import Inputs
-from service.sampling.kernels import Kernel
-from service.sampling.sampler import MaskSharing, Sampler
+from service.sampling.sampler import Sampler
+from service.statistics import Uncertainty
 
 ADMITTED = 0.1
 ROWS = 32
@@ -25,7 +26,8 @@ _FLOOR = 1e-6  # of the output's scale: what any two ways of computing a row may
 @dataclass(frozen=True)
 class Bfloat16Error:
     """How far bfloat16 moved `mean` and the prediction, in `mean_se`, and `std`, in `std_se`, of 50 samples: root mean
-    square over the outputs of the probe batch, the largest over the ways to sample. Under 0.1, or it is refused."""
+    square over the outputs of the probe batch, the largest over the kernels. `mean` and `std` are under 0.1, or it is
+    refused; the prediction is told only."""
 
     mean: float
     std: float
@@ -33,31 +35,26 @@ class Bfloat16Error:
 
 
 def hold_to_float32(lowered: Sampler, exact: Sampler, rows: Inputs) -> Bfloat16Error:
-    """Measures a sampler in bfloat16 against the same in float32 on at least 32 rows. UnservableModel with the figures
-    where it is too far off, or where a row alone is not itself in company.
+    """Measures a sampler in bfloat16 against the same in float32, with the same masks. rows: at least 32.
 
-    Each sample has the same masks in both, so what is measured is rounding, not chance.
+    UnservableModel with the figures where it is too far off, or where a row alone is not itself in company.
     """
-    predicted = lowered.predict(rows) - exact.predict(rows)
-    means, stds, predictions = [0.0], [0.0], [0.0]
-    ways: list[tuple[Kernel | None, MaskSharing]] = [(kernel, "shared") for kernel in lowered.kernels]
-    for kernel, masks in [*ways, (None, "independent")]:
-        told = lowered.uncertainty(rows, _SAMPLES, masks=masks, kernel=kernel, method="sampled")
-        true = exact.uncertainty(rows, _SAMPLES, masks=masks, method="sampled")
-        assert true.mean_se is not None
-        assert true.std_se is not None
-        means.append(_ratio(told.mean - true.mean, true.mean_se))
-        stds.append(_ratio(told.std - true.std, true.std_se))
-        predictions.append(_ratio(predicted, true.mean_se))
-    error = Bfloat16Error(max(means), max(stds), max(predictions))
-    if not max(error.mean, error.std, error.prediction) < ADMITTED:
+    true = exact.uncertainty(rows, _SAMPLES, method="sampled")
+    told = [lowered.uncertainty(rows, _SAMPLES, kernel=kernel, method="sampled") for kernel in lowered.kernels]
+    assert true.mean_se is not None
+    assert true.std_se is not None
+    error = Bfloat16Error(
+        mean=max(_ratio(each.mean - true.mean, true.mean_se) for each in told),
+        std=max(_ratio(each.std - true.std, true.std_se) for each in told),
+        prediction=_ratio(lowered.predict(rows) - exact.predict(rows), true.mean_se),
+    )
+    if not (error.mean < ADMITTED and error.std < ADMITTED):
         raise UnservableModel(
-            f"bfloat16 is too coarse for this network: on {len(predicted)} probe rows the mean of {_SAMPLES} samples "
-            f"moves by {error.mean:.3f} of its standard error, the std by {error.std:.3f} of its own and the "
-            f"prediction by {error.prediction:.3f} of the mean's (root mean square); under {ADMITTED} each is "
-            "admitted. Serve it in float32"
+            f"bfloat16 is too coarse for this network: on {len(true.mean)} probe rows the mean of {_SAMPLES} samples "
+            f"moves by {error.mean:.3f} of its standard error and the std by {error.std:.3f} of its own (root mean "
+            f"square); under {ADMITTED} each is admitted. Serve it in float32"
         )
-    _check_alone(lowered, rows)
+    _check_alone(lowered, rows, told)
     return error
 
 
@@ -70,9 +67,8 @@ def _rms(values: Tensor) -> float:
     return float(values.double().square().mean().sqrt())
 
 
-def _check_alone(lowered: Sampler, rows: Inputs) -> None:
-    """A row by any kernel alone and by any in company: within a tenth of its standard error."""
-    company = [lowered.uncertainty(rows, _SAMPLES, kernel=kernel, method="sampled") for kernel in lowered.kernels]
+def _check_alone(lowered: Sampler, rows: Inputs, company: Sequence[Uncertainty]) -> None:
+    """A row alone by any kernel and in company by any: within a tenth of its standard error."""
     for kernel in lowered.kernels:
         for i in range(_ALONE):
             row = {name: value[i : i + 1] for name, value in rows.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -29,14 +29,24 @@ _MASK_AT = {"scaled_dot_product_attention": 3, "attention_weights": 2}  # place 
 Cast = Callable[[Tensor], Tensor]
 
 
+class Last(NamedTuple):
+    """The products behind which no product lies, by the names of their weights, and whether they run in float32."""
+
+    weights: frozenset[str]
+    exact: bool
+
+    def has(self, node: fx.Node) -> bool:
+        return any(n.op == "get_attr" and str(n.target) in self.weights for n in node.all_input_nodes)
+
+
 def lowered_plan(plan: Plan, rows: Sequence[Tensor]) -> Plan:
     """The plan with its products in bfloat16. rows: examples, by which it is seen what type each value has.
 
-    The last products run in float32 where that is cheap (`LAST_SHARE`): their results are not averaged by anything
-    that follows. Exact endings stay float32: their Monte-Carlo error may be 0.
+    The last products run in float32 where that is cheap (`LAST_SHARE`), and what follows them always does: nothing that
+    comes later averages over their rounding. Exact endings stay float32: their Monte-Carlo error may be 0.
     """
     predict = cast(fx.GraphModule, plan.predict)
-    last = _last_weights(predict, rows)
+    last = _last_products(predict, rows)
     store = _Store()
     with torch.no_grad():
         lowered_predict, _ = _lowered(predict, rows, last, store)
@@ -45,7 +55,7 @@ def lowered_plan(plan: Plan, rows: Sequence[Tensor]) -> Plan:
         shapes = {site.name: site.mask_shape for site in plan.sites}
         masks = [torch.ones(1, 1, *shapes[name], device=rows[0].device).bfloat16() for name in plan.masks]
         suffix, _ = _lowered(cast(fx.GraphModule, plan.suffix), [1, count, *masks, *values], last, store)
-    chain = None if plan.chain is None else LoweredChain(plan.chain.stages, last_exact=bool(last))
+    chain = None if plan.chain is None else LoweredChain(plan.chain.stages, last.exact)
     return replace(plan, predict=lowered_predict, prefix=prefix, suffix=suffix, chain=chain, dtype=torch.bfloat16)
 
 
@@ -56,10 +66,12 @@ class LoweredChain(DenseChain):
         """stages: float32. last_exact: whether the last one stays so."""
         stages = list(stages)
         self._types = [torch.bfloat16] * len(stages)
-        if last_exact:
+        if not last_exact:
+            stages[-1] = replace(stages[-1], steps=(widen, *stages[-1].steps))
+        else:
             self._types[-1] = torch.float32
             if len(stages) > 1:
-                stages[-2] = replace(stages[-2], steps=(*stages[-2].steps, Tensor.float))
+                stages[-2] = replace(stages[-2], steps=(*stages[-2].steps, widen))
         super().__init__(stages)
 
     def thinned(self, dropped: Sequence[np.ndarray]) -> list[Tensor]:
@@ -71,9 +83,7 @@ class LoweredChain(DenseChain):
         return super().run(value.to(self._types[0]), thinned)
 
 
-def _last_weights(predict: fx.GraphModule, rows: Sequence[Tensor]) -> frozenset[str]:
-    """Names of the weights of the products behind which no product lies; empty where those are not a small part of all
-    multiplications by weights."""
+def _last_products(predict: fx.GraphModule, rows: Sequence[Tensor]) -> Last:
     last = set()
     seen, todo = set(), [predict.graph.output_node()]
     while todo:
@@ -88,9 +98,10 @@ def _last_weights(predict: fx.GraphModule, rows: Sequence[Tensor]) -> frozenset[
     with torch.no_grad():
         counter.run(*rows)
     counts = counter.multiplications
-    if sum(counts[node] for node in last) > LAST_SHARE * sum(counts.values()):
-        return frozenset()
-    return frozenset(str(n.target) for node in last for n in node.all_input_nodes if n.op == "get_attr")
+    return Last(
+        frozenset(str(n.target) for node in last for n in node.all_input_nodes if n.op == "get_attr"),
+        sum(counts[node] for node in last) <= LAST_SHARE * sum(counts.values()),
+    )
 
 
 class _Counter(fx.Interpreter):
@@ -116,11 +127,11 @@ def _is_product(node: fx.Node) -> bool:
 
 
 def _lowered(
-    module: fx.GraphModule, inputs: Sequence[Any], exact: frozenset[str], store: _Store
+    module: fx.GraphModule, inputs: Sequence[Any], last: Last, store: _Store
 ) -> tuple[nn.Module, Any]:
     """The graph with casts where they are needed, and what it gives for `inputs`. What depends on no input is computed
-    here, once. exact: weights whose products stay float32."""
-    made = _Made(exact, store)
+    here, once."""
+    made = _Made(last, store)
     given = iter(inputs)
     for node in module.graph.nodes:
         if node.op == "placeholder":
@@ -153,12 +164,12 @@ class _Store:
 class _Made:
     """A lowered graph in the making."""
 
-    def __init__(self, exact: frozenset[str], store: _Store) -> None:
+    def __init__(self, last: Last, store: _Store) -> None:
         self.graph, self.root = fx.Graph(), nn.Module()
         self.constants: dict[fx.Node, Any] = {}
         self.values: dict[fx.Node, Any] = {}  # for the examples, of what is no constant
         self.nodes: dict[fx.Node, fx.Node] = {}
-        self._exact, self._store = exact, store
+        self._last, self._store = last, store
         self._read: dict[tuple[fx.Node, Cast | None], Any] = {}
 
     def value(self, node: fx.Node) -> Any:
@@ -175,17 +186,19 @@ class _Made:
         if all(n in self.constants for n in node.all_input_nodes):
             self.constants[node] = result
             return
-        self.values[node] = result
         arguments = fx.node.map_arg(node.args, lambda n: self.read(n, casts.get(n)))
-        self.nodes[node] = self.graph.call_function(
+        made = self.graph.call_function(
             target, arguments, fx.node.map_arg(dict(node.kwargs), lambda n: self.read(n, casts.get(n)))
         )
+        if _is_product(node) and self._last.has(node) and _floating(result) and not self._last.exact:
+            result, made = widen(result), self.graph.call_function(widen, (made,))
+        self.values[node], self.nodes[node] = result, made
 
     def _casts(self, node: fx.Node) -> dict[fx.Node, Cast]:
         """What must be done to a node's inputs."""
         types = {n: self.value(n).dtype for n in node.all_input_nodes if _floating(self.value(n))}
         if _is_product(node):
-            exact = any(n.op == "get_attr" and str(n.target) in self._exact for n in types)
+            exact = self._last.exact and self._last.has(node)
             mask = _mask_of(node)
             return {
                 n: widen if exact else narrow_mask if n is mask else narrow
