@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -55,32 +54,36 @@ def lowered_plan(plan: Plan, rows: Sequence[Tensor]) -> Plan:
         shapes = {site.name: site.mask_shape for site in plan.sites}
         masks = [torch.ones(1, 1, *shapes[name], device=rows[0].device).bfloat16() for name in plan.masks]
         suffix, _ = _lowered(cast(fx.GraphModule, plan.suffix), [1, count, *masks, *values], last, store)
-    chain = None if plan.chain is None else LoweredChain(plan.chain.stages, last.exact)
+    chain = LoweredChain(plan.chain.stages) if plan.chain is not None and last.exact else None
     return replace(plan, predict=lowered_predict, prefix=prefix, suffix=suffix, chain=chain, dtype=torch.bfloat16)
 
 
 class LoweredChain(DenseChain):
-    """A chain whose weights are scaled in float32 and then rounded once."""
+    """A chain whose weights are scaled in float32 and then rounded once. The last stage stays float32."""
 
-    def __init__(self, stages: Sequence[Stage], last_exact: bool) -> None:
-        """stages: float32. last_exact: whether the last one stays so."""
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        """stages: float32."""
         stages = list(stages)
-        self._types = [torch.bfloat16] * len(stages)
-        if not last_exact:
-            stages[-1] = replace(stages[-1], steps=(widen, *stages[-1].steps))
-        else:
-            self._types[-1] = torch.float32
-            if len(stages) > 1:
-                stages[-2] = replace(stages[-2], steps=(*stages[-2].steps, widen))
+        self._types = [*[torch.bfloat16] * (len(stages) - 1), torch.float32]
+        if len(stages) > 1:
+            stages[-2] = replace(stages[-2], steps=(*stages[-2].steps, widen))
         super().__init__(stages)
 
-    def thinned(self, dropped: Sequence[np.ndarray]) -> list[Tensor]:
-        places, *layers = super().thinned(dropped)
-        types = [dtype for dtype in self._types for _ in range(2)]
-        return [places, *(layer.to(dtype) for layer, dtype in zip(layers, types, strict=True))]
+    def run_thinned(self, value: Tensor, thinned: Sequence[Tensor]) -> Tensor:
+        return super().run_thinned(value.to(self._types[0]), thinned)
 
-    def run(self, value: Tensor, thinned: Sequence[Tensor]) -> Tensor:
-        return super().run(value.to(self._types[0]), thinned)
+    def run_stacked(self, value: Tensor, samples: int, stacked: Sequence[Tensor]) -> Tensor:
+        return super().run_stacked(value.to(self._types[0]), samples, stacked)
+
+    def run_masked(self, value: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        return super().run_masked(value.to(self._types[0]), masks)
+
+    def _ready(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return weight.to(self._types[0]), bias.to(self._types[0])
+
+    def _cut(self, kept: Sequence[tuple[Tensor, Tensor]], first: int) -> list[Tensor]:
+        types = [dtype for dtype in self._types[first:] for _ in range(2)]
+        return [made.to(dtype) for made, dtype in zip(super()._cut(kept, first), types, strict=True)]
 
 
 def _last_products(predict: fx.GraphModule, rows: Sequence[Tensor]) -> Last:
