@@ -1,8 +1,9 @@
 """bfloat16 against float32 in the same engine: `python -m benchmarks.bfloat16`.
 
-Random weights, 50 samples, `mean` and `std` read, masks of 3 rotating seeds at hand. The two take turns in one run; the
-shortest time of each, for what else the machine does only adds to it, and their ratio, which is what to quote. The bound is the one of `service.sampling.bound` on 32 rows, in
-standard errors; networks that it refuses are timed all the same.
+Random weights, 50 samples, `mean` and `std` read, masks of 3 rotating seeds at hand, one thread. The two take turns in
+one run; the shortest time of each, for what else the machine does only adds to it, and their ratio, which is what to
+quote. The bound is the one of `service.sampling.bound` on 32 rows, in standard errors; networks that it refuses are
+timed all the same.
 """
 
 from __future__ import annotations

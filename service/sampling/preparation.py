@@ -24,14 +24,14 @@ from service.sampling.device import lacks_bfloat16
 from service.sampling.eager import eager_plan, settle_resting
 from service.sampling.plan import Plan, make_plan
 from service.sampling.probe import admit
-from service.sampling.sampler import DTYPES, Dtype, ExampleInputs, Sampler, named_inputs
+from service.sampling.sampler import DTYPES, ExampleInputs, Sampler, named_inputs
 from service.statistics import Task
 
 _PROBE_ROWS = 5
 
 
 def prepare(
-    module: nn.Module, example_inputs: ExampleInputs, task: Task, dtype: Dtype = "float32", device: str = "cpu",
+    module: nn.Module, example_inputs: ExampleInputs, task: Task, dtype: str = "float32", device: str = "cpu",
     sites: Sequence[str] | None = None,
 ) -> Sampler:
     """Makes a network ready to be sampled, and refuses one that could not be served rightly.

@@ -168,6 +168,7 @@ def test_whatever_a_models_own_code_raises_makes_it_unservable_with_a_reason(wor
 def test_a_manifest_that_is_no_text_is_refused(folder) -> None:
     (folder / "model.toml").write_bytes(b'name = "fl\xff"')
     with pytest.raises(InvalidManifest, match="not TOML"):
+        load_model(folder)
 
 
 def test_where_the_hardware_lacks_bfloat16_a_model_serves_in_float32_with_a_warning(folder, monkeypatch) -> None:
