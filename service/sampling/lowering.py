@@ -215,16 +215,18 @@ class _Made:
         """A value in the new graph, after its cast."""
         if (node, change) not in self._read:
             if node in self.constants:
-                found = self._constant(self.constants[node], change)
+                found = self._constant(node, change)
             else:
                 found = self.nodes[node] if change is None else self.graph.call_function(change, (self.nodes[node],))
             self._read[node, change] = found
         return self._read[node, change]
 
-    def _constant(self, value: Any, change: Cast | None) -> Any:
+    def _constant(self, node: fx.Node, change: Cast | None) -> Any:
+        value = self.constants[node]
         if not isinstance(value, Tensor):
             return value
-        name = f"constant_{len(list(self.root.buffers()))}"
+        name = str(node.target) if node.op == "get_attr" else f"constant_{node.name}"
+        name += "" if change is None else f"_{change.__name__}"
         self.root.register_buffer(name, self._store.get(value, change))
         return self.graph.get_attr(name)
 
