@@ -138,6 +138,8 @@ def engine(network: Network, dtype: str) -> Way:
         sampler = prepare(module, network.input(4, 0), "classification", dtype=dtype, sites=network.sites)
     except UnservableModel as e:
         raise NotAvailable(f"refused: {e.detail}") from e
+    if sampler.dtype != dtype:
+        raise NotAvailable(sampler.dtype_note)
 
     def call(x: Tensor, number: int) -> Answer:
         answer = sampler.uncertainty(x, SAMPLES, seed=number)

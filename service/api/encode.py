@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,6 @@ def prediction_body(model: ReadyModel, answer: Answer, outside: Sequence[list[st
 def uncertainty_body(
     model: ReadyModel, options: Options, answer: Answer, outside: Sequence[list[str]], request_id: str
 ) -> dict[str, Any]:
-    manifest = model.manifest
     sites = model.sampler.sites
     rows = [
         _uncertain_row(model, answer, i, names) for i, names in enumerate(outside)
@@ -50,7 +50,7 @@ def uncertainty_body(
         **_named(model), "request_id": request_id,
         "sampling": {
             "method": answer.method, "samples": answer.samples, "seed": options.seed, "masks": options.masks,
-            "design": options.design, "dtype": manifest.dtype,
+            "design": options.design, "dtype": model.sampler.dtype,
             "sites_active": sum(s.active for s in sites), "sites_total": len(sites), **_asked_to_stop(options),
         },
         "predictions": rows,
@@ -124,7 +124,7 @@ def _columns_dropped(value: Any, task: str) -> Any:
 
 
 def card_body(model: ReadyModel) -> dict[str, Any]:
-    m, s = model.manifest, model.manifest.sampling
+    m, s, error = model.manifest, model.manifest.sampling, model.sampler.bfloat16_error
     return {
         "name": m.name, "version": model.version, "ready": True, "task": m.task, "description": m.description,
         "digest": model.digest,
@@ -138,9 +138,9 @@ def card_body(model: ReadyModel) -> dict[str, Any]:
             for x in model.sampler.sites
         ],
         "sampling": {
-            "samples": s.samples, "seed": s.seed, "masks": s.masks, "design": s.design, "dtype": m.dtype,
-            "locked": s.locked, "engine": model.engine, "device": model.device,
-            "deterministic_flop_share": model.sampler.deterministic_flop_share,
+            "samples": s.samples, "seed": s.seed, "masks": s.masks, "design": s.design, "dtype": model.sampler.dtype,
+            "bfloat16_error": None if error is None else asdict(error), "locked": s.locked, "engine": model.engine,
+            "device": model.device, "deterministic_flop_share": model.sampler.deterministic_flop_share,
             "closed_form": model.sampler.closed_form,
         },
         "noise": {"head": m.noise_head} if m.noise_head is not None else None if m.tau is None else {"tau": m.tau},

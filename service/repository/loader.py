@@ -77,11 +77,13 @@ def _loaded(folder: Path, manifest: Manifest, device: str) -> ReadyModel:
         manifest.task, manifest.dtype, device, manifest.sampling.sites, manifest.noise_head,
     )
     _check_outputs(manifest, sampler)
+    if manifest.sampling.locked and sampler.dtype_note:
+        raise UnservableModel(f"its sampling is locked, and {sampler.dtype_note}")
     warnings = tuple(
         f"site {s.name}: {s.note}" for s in sampler.sites if s.note == INERT
     ) + (() if sampler.samples_something else ("no dropout: only predict is available",)) + (
         (f"runs slowly, one row and one sample at a time: {sampler.eager_reason}",) if sampler.eager_reason else ()
-    )
+    ) + ((sampler.dtype_note,) if sampler.dtype_note else ())
     return ReadyModel(manifest, folder.name, folder_digest(folder), sampler, device, warnings)
 
 

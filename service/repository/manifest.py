@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 from service.errors import Fault, InvalidManifest, nearest
 from service.sampling.masks import Design
-from service.sampling.sampler import MAX_SEED, MaskSharing
+from service.sampling.sampler import DTYPES, MAX_SEED, Dtype, MaskSharing
 from service.statistics import NoiseHead, Task
 
 InputType = Literal["float32", "int64"]
@@ -71,7 +71,7 @@ class Manifest:
     sampling: SamplingDefaults = SamplingDefaults()
     tau: float | None = None  # precision of the observation noise, 1 / (target's unit)²
     noise_head: NoiseHead | None = None  # what the second half of the network's columns says of the noise
-    dtype: Literal["float32"] = "float32"
+    dtype: Dtype = "float32"
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -208,10 +208,10 @@ def _noise(table: _Table) -> _Noise:
     return _Noise(tau)
 
 
-def _dtype(table: _Table) -> Literal["float32"]:
-    table.choice("dtype", ("float32",))
+def _dtype(table: _Table) -> Dtype:
+    dtype = cast(Dtype, table.choice("dtype", DTYPES))
     table.finish()
-    return "float32"
+    return dtype
 
 
 class _Table:
@@ -255,7 +255,10 @@ class _Table:
         return self._get(key, "a number", _is_number, float)
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        return self._get(key, " or ".join(map(repr, choices)), lambda v: isinstance(v, str) and v in choices, str)
+        value = self._get(key, " or ".join(map(repr, choices)), lambda v: isinstance(v, str), str)
+        if value not in choices:
+            self.refuse(key, f"{' or '.join(map(repr, choices))} expected, got {value!r}{nearest(value, choices)}")
+        return value
 
     def strings(self, key: str) -> tuple[str, ...]:
         return self._list(key, "a list of strings", lambda v: isinstance(v, str))

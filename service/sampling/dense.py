@@ -53,7 +53,7 @@ class DenseChain:
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.stages = list(stages)
         widths = [stage.weight.shape[1] for stage in stages] + [stages[-1].weight.shape[0]]
-        self._hidden = [(packed(stage.weight), stage.bias.squeeze(1)) for stage in stages[:-1]]
+        self._hidden = [self._ready(stage.weight, stage.bias.squeeze(1)) for stage in stages[:-1]]
         self.bytes_per_sample = 4 * sum(a * b for a, b in itertools.pairwise(widths))  # when nothing drops
 
     def thinned(self, dropped: Sequence[np.ndarray]) -> list[Tensor]:
@@ -83,7 +83,7 @@ class DenseChain:
         else:
             weight, bias = first.weight.repeat(samples, 1), first.bias[:, 0].repeat(samples)
         weight.view(samples, -1, mask.shape[1]).mul_(mask.unsqueeze(1))
-        return [packed(weight), bias, *self._cut(kept, 1)]
+        return [*self._ready(weight, bias), *self._cut(kept, 1)]
 
     def run_stacked(self, value: Tensor, samples: int, stacked: Sequence[Tensor]) -> Tensor:
         """As `run_thinned`."""
@@ -99,6 +99,10 @@ class DenseChain:
         samples, rows, width = hidden.shape
         hidden = _after(last, torch.addmm(last.bias, last.weight, hidden.view(samples * rows, width).T))
         return hidden.view(-1, samples, rows).permute(1, 2, 0)
+
+    def _ready(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """As `linear` reads them."""
+        return packed(weight), bias
 
     def _kept(self, dropped: Sequence[np.ndarray]) -> list[tuple[Tensor, Tensor]]:
         return [_kept(torch.from_numpy(~bits).to(self.stages[0].weight.device)) for bits in dropped]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+_AMPERE = (8, 0)
 _CPU_WORKING_SET = 4 << 20  # about what stays in a core's cache
 _CUDA_WORKING_SET = 256 << 20  # enough to keep a device busy; not measured yet
 
@@ -15,6 +16,19 @@ _CUDA_WORKING_SET = 256 << 20  # enough to keep a device busy; not measured yet
 def working_set_bytes(device: torch.device) -> int:
     """Of activations that run together."""
     return _CUDA_WORKING_SET if device.type == "cuda" else _CPU_WORKING_SET
+
+
+def lacks_bfloat16(device: torch.device) -> str:
+    """Why bfloat16 would not be fast there, "" where it is: products of bfloat16 must be instructions of their own, not
+    made of float32 ones."""
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        return "" if capability >= _AMPERE else f"the device's compute capability {capability} is under {_AMPERE}"
+    if device.type != "cpu":
+        return f"it is not known for {device.type}"
+    cpu: Any = torch.cpu
+    found = (getattr(cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return "" if any(f() for f in found if f is not None) else "the CPU has neither AVX512-BF16 nor AMX"
 
 
 def finish(device: torch.device) -> None:

@@ -15,6 +15,7 @@ from service.clock import Clock
 from service.sampling.bank import Draw, SeedBank
 from service.sampling.dense import DenseChain
 from service.sampling.device import finish, working_set_bytes
+from service.sampling.dithering import bfloat16_multipliers
 from service.sampling.masks import dropped, multipliers
 from service.sampling.sites import Site
 from service.statistics import BLOCK
@@ -47,10 +48,12 @@ class Folded:
 
     name = "folded"
     def __init__(
-        self, suffix: nn.Module, width: int, sites: Sequence[Site], bank: SeedBank, device: torch.device
+        self, suffix: nn.Module, width: int, sites: Sequence[Site], bank: SeedBank, device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """width: numbers in the suffix' largest value, for one row and one sample. sites: the active ones, in the order
-        in which the suffix takes their masks."""
+        in which the suffix takes their masks, which are of that dtype."""
+        self._multipliers = bfloat16_multipliers if dtype is torch.bfloat16 else multipliers
         self._suffix, self._sites, self._bank, self._device = suffix, sites, bank, device
         self.working_set_bytes = working_set_bytes(device)
         self.rows = max(1, self.working_set_bytes // (width * 4 * BLOCK))
@@ -61,23 +64,24 @@ class Folded:
         return output.view(samples, rows, *output.shape[1:])
 
     def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
-        """One tensor a site, (samples, rows or 1, *mask_shape), float32."""
+        """One tensor a site, (samples, rows or 1, *mask_shape)."""
         if places is not None:
             return [self._made(site, draw, places) for site in self._sites]
         return self._bank.get(self.name, draw, lambda d: [self._made(s, d, None).unsqueeze(1) for s in self._sites])
 
     def _made(self, site: Site, draw: Draw, places: Places) -> Tensor:
-        return multipliers(draw.design, draw.seed, site.name, site.p, site.mask_shape, draw.first, draw.samples, places,
-                           self._device, site.scale)
+        return self._multipliers(draw.design, draw.seed, site.name, site.p, site.mask_shape, draw.first, draw.samples,
+                                 places, self._device, site.scale)
 
 
 class FoldedChain(Folded):
     """`Folded` for chains of linear layers: fewer steps, and a layout in which classes are quick to normalise."""
 
     def __init__(
-        self, chain: DenseChain, width: int, sites: Sequence[Site], bank: SeedBank, device: torch.device
+        self, chain: DenseChain, width: int, sites: Sequence[Site], bank: SeedBank, device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(nn.Identity(), width, sites, bank, device)
+        super().__init__(nn.Identity(), width, sites, bank, device, dtype)
         self._chain = chain
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:

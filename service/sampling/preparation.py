@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.errors import ErrorbarError, Uncapturable, UnservableModel
+from service.errors import ErrorbarError, Uncapturable, UnservableModel, nearest
 from service.sampling.arming import (
     Inputs,
     armed,
@@ -18,11 +18,13 @@ from service.sampling.arming import (
     private_copy,
     state_digest,
 )
+from service.sampling.bound import ROWS, hold_to_float32
 from service.sampling.capture import capture, output_of
+from service.sampling.device import lacks_bfloat16
 from service.sampling.eager import eager_plan, settle_resting
 from service.sampling.plan import Plan, make_plan
 from service.sampling.probe import admit
-from service.sampling.sampler import ExampleInputs, Sampler, named_inputs
+from service.sampling.sampler import DTYPES, ExampleInputs, Sampler, named_inputs
 from service.statistics import NoiseHead, Task
 
 _PROBE_ROWS = 5
@@ -37,14 +39,16 @@ def prepare(
     Args:   module: trained, with dropout; it is copied and left as it was found. A classifier gives logits.
             example_inputs: a tensor, a sequence of tensors (positional arguments) or a mapping (keyword arguments),
             rows first, at least one row; the number of rows is free afterwards.
+            dtype: "float32", or "bfloat16": matrix products in bfloat16, masks, statistics and answers as ever. Where
+            the device has no fast bfloat16 float32 runs, and `Sampler.dtype` and `dtype_note` say so.
             sites: patterns of the site names that sample ("head.*"); None for all.
             noise_head: for a regression that gives 2·k columns a row, the k locations first: what the last k are,
             "log_variance" (natural logarithm of the noise's variance) or "std" (its standard deviation). Such a
             network is always sampled: no average over the last site's masks is exact for its noise.
     Errors: UnservableModel, with the site and the reason.
     """
-    if dtype != "float32":
-        raise UnservableModel(f"dtype: only 'float32' is available, got {dtype!r}")
+    if dtype not in DTYPES:
+        raise UnservableModel(f"dtype: 'float32' or 'bfloat16' expected, got {dtype!r}{nearest(dtype, DTYPES)}")
     if task not in ("classification", "regression", "multilabel", "generic"):
         raise UnservableModel(f"task: 'classification', 'regression', 'multilabel' or 'generic' expected, got {task!r}")
     if noise_head not in (None, "log_variance", "std"):
@@ -63,6 +67,8 @@ def prepare(
         if task == "classification" and (len(shape) != 1 or shape[0] < 2):
             raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {shape} for a row")
         admit(sampler, rows)
+        if dtype == "bfloat16":
+            sampler = _in_bfloat16(sampler, rows, _probe_rows(example_inputs, ROWS))
         sampler.tune(rows)
         if noise_head is not None:
             sampler.use_noise_head(noise_head)
@@ -81,6 +87,23 @@ def _plan(module: nn.Module, rows: Inputs, positional: bool, sites: Sequence[str
         return eager_plan(module, rows, positional, sites, e.detail)
 
 
+def _in_bfloat16(exact: Sampler, rows: Inputs, many: Inputs) -> Sampler:
+    """The same in bfloat16, held against `exact`; `exact` itself with a note where the device has no fast bfloat16.
+    many: the rows that it is held against."""
+    device = next(iter(rows.values())).device
+    if exact.eager_reason:
+        raise UnservableModel(f"bfloat16 needs a captured network, and this one runs eagerly: {exact.eager_reason}")
+    if not exact.samples_something:
+        raise UnservableModel("bfloat16 is admitted by the spread of dropout, and this network has none to sample")
+    lacking = lacks_bfloat16(device)
+    if lacking:
+        exact.dtype_note = f"bfloat16 was asked for; float32 runs, because {lacking}"
+        return exact
+    lowered = exact.lowered(rows)
+    lowered.bfloat16_error = hold_to_float32(lowered, exact, {name: value.to(device) for name, value in many.items()})
+    return lowered
+
+
 def _check_forward(module: nn.Module, rows: Inputs, positional: bool) -> None:
     """What is wrong with a network before its graph is looked at."""
     before = state_digest(module)
@@ -94,7 +117,7 @@ def _check_forward(module: nn.Module, rows: Inputs, positional: bool) -> None:
         raise UnservableModel("the forward pass changes the model's state")
 
 
-def _probe_rows(example_inputs: ExampleInputs) -> dict[str, Tensor]:
+def _probe_rows(example_inputs: ExampleInputs, count: int = _PROBE_ROWS) -> dict[str, Tensor]:
     """Rows to try the network on, by input."""
     if isinstance(example_inputs, Mapping):
         names = list(example_inputs)
@@ -106,14 +129,14 @@ def _probe_rows(example_inputs: ExampleInputs) -> dict[str, Tensor]:
     if not given or any(value.dim() == 0 or value.shape[0] == 0 for value in given.values()):
         raise UnservableModel("example_inputs: tensors with at least one row each expected")
     generator = torch.Generator().manual_seed(0)
-    return {name: _probes(value.detach().cpu(), generator) for name, value in given.items()}
+    return {name: _probes(value.detach().cpu(), generator, count) for name, value in given.items()}
 
 
-def _probes(value: Tensor, generator: torch.Generator) -> Tensor:
-    """Five rows: the example's first, and at least two that differ from them, so that a row that looks at its
+def _probes(value: Tensor, generator: torch.Generator, count: int) -> Tensor:
+    """So many rows: the example's first, and at least two that differ from them, so that a row that looks at its
     neighbours is found out. Integers are drawn from their row's own, so that they stay what a network can take."""
-    given = value[: _PROBE_ROWS - 2]
-    copies = given.repeat(_PROBE_ROWS, *[1] * (value.dim() - 1))[: _PROBE_ROWS - given.shape[0]].clone()
+    given = value[: count - 2]
+    copies = given.repeat(count, *[1] * (value.dim() - 1))[: count - given.shape[0]].clone()
     if value.is_floating_point():
         given, copies = given.float(), copies.float()
         scale = float(given.std(correction=0)) or 1.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from service.sampling.kernels import (
     fastest_from,
     tiles,
 )
+from service.sampling.lowering import lowered_plan
 from service.sampling.masks import Design
 from service.sampling.memory import Room, in_cuts
 from service.sampling.plan import Plan
@@ -51,9 +53,14 @@ from service.statistics import (
 )
 from service.statistics.stopped import StoppedRows
 
+if TYPE_CHECKING:
+    from service.sampling.bound import Bfloat16Error
+
 MaskSharing = Literal["shared", "independent"]
 MethodChoice = Literal["auto", "sampled"]
 METHODS: tuple[MethodChoice, ...] = ("auto", "sampled")
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 _Accumulator = Accumulator | ConditionalAccumulator | ClosedForm
 ExampleInputs = Tensor | np.ndarray | Sequence[Tensor | np.ndarray] | Mapping[str, Tensor | np.ndarray]
 
@@ -75,12 +82,14 @@ class Sampler:
         self._inputs = {name: (value.dtype, tuple(value.shape[1:])) for name, value in examples.items()}
         self._device = device
         self.task: Task = task
+        self.dtype_note = ""  # why not the dtype that was asked for; empty where it is
+        self.bfloat16_error: Bfloat16Error | None = None  # measured when it was prepared
         self.sites: list[Site] = plan.sites
         self.output_shape = plan.output_shape
         self.noise_head: NoiseHead | None = None
         by_name = {site.name: site for site in plan.sites}
-        bank = SeedBank()
         sampled = [by_name[name] for name in plan.masks]
+        bank = SeedBank()
         self._general = _general_kernel(plan, sampled, bank, device)
         self.kernels: list[Kernel] = [self._general]
         if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= _MASKS_AT_ONCE_BYTES:
@@ -109,6 +118,17 @@ class Sampler:
             self._plan.prefix, self._plan.suffix, self.deterministic_flop_share, self.eager_reason,
             [(kernel.name, kernel.rows, self._chunk(kernel, 1, False)) for kernel in self.kernels], self.timings,
         )
+
+    @property
+    def dtype(self) -> Dtype:
+        """Of the matrix products. What is returned is float32 or float64 either way."""
+        return "bfloat16" if self._plan.dtype is torch.bfloat16 else "float32"
+
+    def lowered(self, inputs: ExampleInputs) -> Sampler:
+        """The same network with its products in bfloat16. inputs: rows to see by what type each value has."""
+        rows = self._as_rows(inputs)
+        plan = replace(lowered_plan(self._plan, list(rows.values())), sites=self.sites)
+        return Sampler(self._module, plan, rows, self._positional, self.task, self._device)
 
     @property
     def samples_something(self) -> bool:
@@ -141,7 +161,9 @@ class Sampler:
     @property
     def memory_bytes(self) -> int:
         """Weights and constants held on the device."""
-        return sum(t.numel() * t.element_size() for t in self._module.state_dict().values())
+        parts = (self._module, self._plan.predict, self._plan.prefix, self._plan.suffix)
+        held = {t.data_ptr(): t.numel() * t.element_size() for part in parts for t in part.state_dict().values()}
+        return sum(held.values())
 
     @property
     def out_of_memory_retries(self) -> int:
@@ -457,8 +479,8 @@ def _general_kernel(plan: Plan, sites: Sequence[Site], bank: SeedBank, device: t
     if plan.network is not None:
         return Eager(plan.network, plan.sites)
     if plan.chain is not None:
-        return FoldedChain(plan.chain, plan.suffix_width, sites, bank, device)
-    return Folded(plan.suffix, plan.suffix_width, sites, bank, device)
+        return FoldedChain(plan.chain, plan.suffix_width, sites, bank, device, plan.dtype)
+    return Folded(plan.suffix, plan.suffix_width, sites, bank, device, plan.dtype)
 
 
 def _part(rows: Inputs, places: range) -> Inputs:

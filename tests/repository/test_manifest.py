@@ -53,7 +53,8 @@ def test_a_good_manifest_is_read_with_its_defaults() -> None:
     (lambda d: d.update(noise={"head": "variance"}), "noise.head", "'log_variance' or 'std'"),
     (lambda d: d.update(noise={"head": "std", "tau": 1.0}), "noise.tau", "not both"),
     (lambda d: d.update(noise={}), "noise.tau", "missing"),
-    (lambda d: d.update(numerics={"dtype": "bfloat16"}), "numerics.dtype", "'float32' expected"),
+    (lambda d: d.update(numerics={"dtype": "float16"}), "numerics.dtype", "did you mean 'bfloat16'"),
+    (lambda d: d.update(numerics={"dtype": "bf16"}), "numerics.dtype", "'float32' or 'bfloat16' expected"),
 ])
 def test_a_wrong_key_is_named_by_its_path(change, path, words) -> None:
     changed = document()
@@ -62,6 +63,11 @@ def test_a_wrong_key_is_named_by_its_path(change, path, words) -> None:
         parse_manifest(changed)
     assert caught.value.faults[0].path == path
     assert words in caught.value.detail
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_both_types_of_number_are_accepted(dtype) -> None:
+    assert parse_manifest({**document(), "numerics": {"dtype": dtype}}).dtype == dtype
 
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, float("inf"), float("nan")])

@@ -14,6 +14,7 @@ from models.architectures.mlp import MLP
 from service.errors import InvalidManifest, ModelNotFound, NotReady, UnservableModel, VersionNotFound
 from service.repository import Repository, load_model
 from service.repository.loader import _probe_input
+from service.sampling import preparation
 from service.scheduling import Engine
 from tests.conftest import CLASSIFIER, write_model
 
@@ -167,4 +168,19 @@ def test_whatever_a_models_own_code_raises_makes_it_unservable_with_a_reason(wor
 def test_a_manifest_that_is_no_text_is_refused(folder) -> None:
     (folder / "model.toml").write_bytes(b'name = "fl\xff"')
     with pytest.raises(InvalidManifest, match="not TOML"):
+        load_model(folder)
+
+
+def test_where_the_hardware_lacks_bfloat16_a_model_serves_in_float32_with_a_warning(folder, monkeypatch) -> None:
+    monkeypatch.setattr(preparation, "lacks_bfloat16", lambda device: "it is an abacus")
+    (folder / "model.toml").write_text(CLASSIFIER + '[numerics]\ndtype = "bfloat16"\n')
+    model = load_model(folder)
+    assert model.sampler.dtype == "float32"
+    assert any("it is an abacus" in warning for warning in model.warnings)
+
+
+def test_locked_sampling_in_bfloat16_is_refused_where_the_hardware_lacks_it(folder, monkeypatch) -> None:
+    monkeypatch.setattr(preparation, "lacks_bfloat16", lambda device: "it is an abacus")
+    (folder / "model.toml").write_text(CLASSIFIER + '[numerics]\ndtype = "bfloat16"\n[sampling]\nlocked = true\n')
+    with pytest.raises(UnservableModel, match=r"locked.*abacus"):
         load_model(folder)

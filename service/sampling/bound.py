@@ -1,0 +1,84 @@
+"""Whether bfloat16 is exact enough for a network: measured against float32 with the same masks, when it is prepared.
+
+What bfloat16 changes must be small beside what is not known anyway, the Monte-Carlo error at 50 samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from service.errors import UnservableModel
+from service.sampling.arming import Inputs
+from service.sampling.sampler import Sampler
+from service.statistics import Uncertainty
+
+ADMITTED = 0.1
+ROWS = 32
+_SAMPLES = 50
+_ALONE = 4  # rows that are tried alone
+_FLOOR = 1e-6  # of the output's scale: what any two ways of computing a row may differ by
+
+
+@dataclass(frozen=True)
+class Bfloat16Error:
+    """How far bfloat16 moved `mean` and the prediction, in `mean_se`, and `std`, in `std_se`, of 50 samples: root mean
+    square over the outputs of the probe batch, the largest over the kernels. `mean` and `std` are under 0.1, or it is
+    refused; the prediction is told only."""
+
+    mean: float
+    std: float
+    prediction: float
+
+
+def hold_to_float32(lowered: Sampler, exact: Sampler, rows: Inputs) -> Bfloat16Error:
+    """Measures a sampler in bfloat16 against the same in float32, with the same masks. rows: at least 32.
+
+    UnservableModel with the figures where it is too far off, or where a row alone is not itself in company.
+    """
+    true = exact.uncertainty(rows, _SAMPLES, method="sampled")
+    told = [lowered.uncertainty(rows, _SAMPLES, kernel=kernel, method="sampled") for kernel in lowered.kernels]
+    assert true.mean_se is not None
+    assert true.std_se is not None
+    error = Bfloat16Error(
+        mean=max(_ratio(each.mean - true.mean, true.mean_se) for each in told),
+        std=max(_ratio(each.std - true.std, true.std_se) for each in told),
+        prediction=_ratio(lowered.predict(rows) - exact.predict(rows), true.mean_se),
+    )
+    if not (error.mean < ADMITTED and error.std < ADMITTED):
+        raise UnservableModel(
+            f"bfloat16 is too coarse for this network: on {len(true.mean)} probe rows the mean of {_SAMPLES} samples "
+            f"moves by {error.mean:.3f} of its standard error and the std by {error.std:.3f} of its own (root mean "
+            f"square); under {ADMITTED} each is admitted. Serve it in float32"
+        )
+    _check_alone(lowered, rows, told)
+    return error
+
+
+def _ratio(difference: Tensor, standard_error: Tensor) -> float:
+    known = _rms(standard_error)
+    return _rms(difference) / known if known else float("inf")
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.double().square().mean().sqrt())
+
+
+def _check_alone(lowered: Sampler, rows: Inputs, company: Sequence[Uncertainty]) -> None:
+    """A row alone by any kernel and in company by any: within a tenth of its standard error."""
+    for kernel in lowered.kernels:
+        for i in range(_ALONE):
+            row = {name: value[i : i + 1] for name, value in rows.items()}
+            alone = lowered.uncertainty(row, _SAMPLES, kernel=kernel, method="sampled")
+            for others in company:
+                assert others.mean_se is not None
+                scale = float(others.mean.abs().max()) if lowered.task in ("regression", "generic") else 1.0
+                allowed = ADMITTED * others.mean_se[i] + _FLOOR * scale
+                if bool(torch.any((alone.mean[0] - others.mean[i]).abs() > allowed)):
+                    raise UnservableModel(
+                        f"in bfloat16 a row alone differs from itself in company by more than {ADMITTED} of its "
+                        "standard error. Serve it in float32"
+                    )
