@@ -24,7 +24,8 @@ from service.sampling.device import lacks_bfloat16
 from service.sampling.eager import eager_plan, settle_resting
 from service.sampling.plan import Plan, make_plan
 from service.sampling.probe import admit
-from service.sampling.sampler import DTYPES, ExampleInputs, Sampler, named_inputs
+from service.sampling.rows import ExampleInputs, named_inputs
+from service.sampling.sampler import DTYPES, Sampler
 from service.statistics import NoiseHead, Task
 
 _PROBE_ROWS = 5

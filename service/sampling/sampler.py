@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from service.clock import MonotonicClock
-from service.errors import InvalidInput, InvalidOption, ModelFailed, UncertaintyUnavailable, UnservableModel
+from service.errors import InvalidOption, ModelFailed, UncertaintyUnavailable, UnservableModel
 from service.sampling.arming import Inputs, call, plain_attention
 from service.sampling.bank import Draw, SeedBank
 from service.sampling.capture import output_of
@@ -36,6 +36,7 @@ from service.sampling.masks import Design
 from service.sampling.memory import Room, in_cuts
 from service.sampling.plan import Plan
 from service.sampling.reference import SiteNoise, reference_sample
+from service.sampling.rows import ExampleInputs, RowShapes, part_of, row_count
 from service.sampling.sites import Site
 from service.sampling.stopping import DEFAULT_SAMPLES, SEEN_BYTES, Decide, Remaining, StopRule, stop_rule, until_settled
 from service.statistics import (
@@ -62,7 +63,6 @@ METHODS: tuple[MethodChoice, ...] = ("auto", "sampled")
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 _Accumulator = Accumulator | ConditionalAccumulator | ClosedForm
-ExampleInputs = Tensor | np.ndarray | Sequence[Tensor | np.ndarray] | Mapping[str, Tensor | np.ndarray]
 
 MAX_SEED = 2**53 - 1
 _PREFIX_BYTES = 32 << 20  # values of the prefix that are held while all samples run
@@ -79,7 +79,7 @@ class Sampler:
         self, module: nn.Module, plan: Plan, examples: Inputs, positional: bool, task: Task, device: torch.device
     ) -> None:
         self._module, self._plan, self._positional = module, plan, positional
-        self._inputs = {name: (value.dtype, tuple(value.shape[1:])) for name, value in examples.items()}
+        self._inputs = RowShapes(examples)
         self._device = device
         self.task: Task = task
         self.dtype_note = ""  # why not the dtype that was asked for; empty where it is
@@ -175,11 +175,11 @@ class Sampler:
         rows = self._as_rows(inputs)
 
         def run(group: range) -> Tensor:
-            (output,) = self._plan.predict(*_part(rows, group).values())
+            (output,) = self._plan.predict(*part_of(rows, group).values())
             return self._located(self._checked(self._head(output)))
 
         with torch.no_grad(), exact_float32(self._device):
-            count = _count(rows)
+            count = row_count(rows)
             parts = self._room_to_predict.through(count, count, run)
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -213,7 +213,7 @@ class Sampler:
         if samples is None:
             samples = 50 if rule is None else DEFAULT_SAMPLES
         samples = self._checked_options(samples, seed, masks, design)
-        count = len(next(iter(rows.values())))
+        count = row_count(rows)
         if rule is not None:
             first = first_row if masks == "independent" else None
             with torch.no_grad(), exact_float32(self._device):
@@ -231,7 +231,7 @@ class Sampler:
         def run(part: range) -> list[_Accumulator]:
             first = first_row + part.start if masks == "independent" else None
             return self._accumulate(
-                _part(rows, part), first, samples, seed, design, include_samples, checkpoint, kernel)
+                part_of(rows, part), first, samples, seed, design, include_samples, checkpoint, kernel)
 
         with torch.no_grad(), exact_float32(self._device):
             parts = self._room.through(count, group, run)
@@ -246,7 +246,7 @@ class Sampler:
             return self.uncertainty(inputs, samples, seed, masks, design, include_samples=True)
         rows = self._as_rows(inputs)
         samples = self._checked_options(samples, seed, masks, design)
-        count = len(next(iter(rows.values())))
+        count = row_count(rows)
         places = np.arange(count) if masks == "independent" else None
         drawn_masks = self._general.drawn(Draw(design, seed, 0, samples, samples), places)
         by_name = dict(zip(self._plan.masks, drawn_masks, strict=True))
@@ -284,7 +284,7 @@ class Sampler:
     def differs_with_only(self, name: str, inputs: ExampleInputs, seed: int) -> bool:
         """Whether any of ten samples in which that site alone is on differs from the prediction."""
         rows = self._as_rows(inputs)
-        count = len(next(iter(rows.values())))
+        count = row_count(rows)
         if self._plan.network is not None:
             return moves_output(self._plan.network, self._plan.sites, rows, name, seed)
         with torch.no_grad(), exact_float32(self._device):
@@ -306,7 +306,7 @@ class Sampler:
         if self._conditional is None:
             return None
         rows = self._as_rows(inputs)
-        count = len(next(iter(rows.values())))
+        count = row_count(rows)
         with torch.no_grad(), exact_float32(self._device):
             values = self._conditional.ending.prefix(*rows.values())
             places = np.arange(count) if masks == "independent" else None
@@ -326,11 +326,11 @@ class Sampler:
     ) -> list[_Accumulator]:
         """Runs all samples of some rows. first_row: place of the first one in its request, where rows have masks of
         their own."""
-        count = len(next(iter(rows.values())))
+        count = row_count(rows)
         parts = tiles(count, self._room.rows(kernel.rows))
         self._room.using(len(parts[0]))
         prefix = self._split(kernel).prefix
-        values = [prefix.forward(*_part(rows, part).values()) for part in parts]
+        values = [prefix.forward(*part_of(rows, part).values()) for part in parts]
         accumulators = [self._accumulator(kernel, design == "balanced", keep) for _ in parts]
         size, at_once, kernel = self._share(kernel, len(parts[0]), first_row is not None, samples)
         for first in range(0, samples, size):
@@ -374,11 +374,11 @@ class Sampler:
         checkpoint: Callable[[], None] | None, kernel: Kernel | None,
     ) -> StoppedUncertainty:
         """Runs rows until each has settled or has all samples. first_row: as in `_accumulate`."""
-        count, columns = len(next(iter(rows.values()))), math.prod(self.output_shape)
+        count, columns = row_count(rows), math.prod(self.output_shape)
         group = max(1, min(_PREFIX_BYTES // (4 * self._plan.prefix_width), SEEN_BYTES // (4 * samples * columns)))
 
         def run(part: range) -> StoppedRows:
-            some = _part(rows, part)
+            some = part_of(rows, part)
             draw = self._drawing(some, None if first_row is None else first_row + part.start, seed, checkpoint, kernel)
             watch = rule.watch(partial(self.predict, some), (samples, len(part), columns), self._device)
             return until_settled(watch, self.task, samples, len(part), draw, keep, self._device)
@@ -446,17 +446,8 @@ class Sampler:
             raise InvalidOption(f"seed: 0 to {MAX_SEED} expected, got {seed}")
         return -(-samples // BLOCK) * BLOCK if design == "balanced" else samples
 
-    def _as_rows(self, inputs: ExampleInputs) -> dict[str, Tensor]:
-        rows = named_inputs(inputs, list(self._inputs))
-        for name, (dtype, shape) in self._inputs.items():
-            value = rows[name]
-            if tuple(value.shape[1:]) != shape or value.is_floating_point() != dtype.is_floating_point:
-                raise InvalidInput(f"input {name}: {dtype} of shape (rows, {', '.join(map(str, shape))}) expected, got "
-                                   f"{value.dtype} of {tuple(value.shape)}")
-        counts = {name: value.shape[0] for name, value in rows.items()}
-        if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise InvalidInput(f"every input needs the same number of rows, at least 1, got {counts}")
-        return {name: rows[name].to(self._device, dtype) for name, (dtype, _) in self._inputs.items()}
+    def _as_rows(self, inputs: ExampleInputs) -> Inputs:
+        return self._inputs.checked(inputs, self._device)
 
     def _head(self, output: Tensor) -> Tensor:
         output = output.float()
@@ -481,26 +472,3 @@ def _general_kernel(plan: Plan, sites: Sequence[Site], bank: SeedBank, device: t
     if plan.chain is not None:
         return FoldedChain(plan.chain, plan.suffix_width, sites, bank, device, plan.dtype)
     return Folded(plan.suffix, plan.suffix_width, sites, bank, device, plan.dtype)
-
-
-def _part(rows: Inputs, places: range) -> Inputs:
-    """Those rows; without a step of torch's where they are all."""
-    whole = len(places) == _count(rows)
-    return rows if whole else {name: value[places.start : places.stop] for name, value in rows.items()}
-
-
-def _count(rows: Inputs) -> int:
-    return len(next(iter(rows.values())))
-
-
-def named_inputs(inputs: ExampleInputs, names: Sequence[str]) -> dict[str, Tensor]:
-    """Inputs by name, in the order of `names`. InvalidInput where they do not fit."""
-    if isinstance(inputs, Tensor | np.ndarray):
-        inputs = (inputs,)
-    if isinstance(inputs, Mapping):
-        if set(inputs) != set(names):
-            raise InvalidInput(f"inputs {', '.join(names)} expected, got {', '.join(map(str, inputs))}")
-        return {name: torch.as_tensor(inputs[name]) for name in names}
-    if len(inputs) != len(names):
-        raise InvalidInput(f"{len(names)} inputs expected ({', '.join(names)}), got {len(inputs)}")
-    return {name: torch.as_tensor(value) for name, value in zip(names, inputs, strict=True)}
