@@ -16,8 +16,9 @@ from torch import Tensor
 
 from service.sampling.masks import Design, Places, multipliers
 
-_STEP = 0.6180339887498949  # golden section: its multiples fill the unit interval evenly, however many there are
-_SAMPLE_STEP = 0.7548776662466927  # the same for two at once (Roberts 2018, the plastic number)
+# Fractions of 2³² whose multiples fill the circle evenly, however many there are: the golden section for units, and for
+# samples the first of the two that do so together (Roberts 2018, the plastic number)
+_UNIT_STEP, _SAMPLE_STEP = round(0.6180339887498949 * 2**32), round(0.7548776662466927 * 2**32)
 
 
 def bfloat16_multipliers(
@@ -30,12 +31,17 @@ def bfloat16_multipliers(
     low, high, share = neighbours(scale)
     if low == high:
         return stays(low).bfloat16()
-    units = prod(shape)
-    places = torch.arange(units, dtype=torch.float64) * _STEP
-    turns = (torch.arange(first, first + samples, dtype=torch.float64) * _SAMPLE_STEP).unsqueeze(1) + places
-    scales = torch.where(turns.frac() < share, high, low).bfloat16()
+    turns = _turns(first, samples, _SAMPLE_STEP, device).unsqueeze(1) + _turns(0, prod(shape), _UNIT_STEP, device)
+    two = torch.tensor([high, low], dtype=torch.bfloat16, device=device)
+    scales = torch.where(turns < round((share - 0.5) * 2**32), two[0], two[1])
     lead = () if rows is None else (1,)
-    return stays(1.0).bfloat16().mul_(scales.to(device).view(samples, *lead, *shape))
+    return stays(1.0).bfloat16().mul_(scales.view(samples, *lead, *shape))
+
+
+def _turns(first: int, count: int, step: int, device: torch.device | None) -> Tensor:
+    """Multiples of a step around the circle, from -2³¹ to 2³¹ - 1: int32, whose sums go around it too."""
+    multiples = torch.arange(first, first + count, dtype=torch.int64, device=device) * step
+    return ((multiples & 0xFFFFFFFF) - 2**31).to(torch.int32)
 
 
 def neighbours(scale: float) -> tuple[float, float, float]:

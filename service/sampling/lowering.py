@@ -203,10 +203,14 @@ class _Made:
         if _is_product(node):
             exact = self._last.exact and self._last.has(node)
             mask = _mask_of(node)
-            return {
+            casts: dict[fx.Node, Cast] = {
                 n: widen if exact else narrow_mask if n is mask else narrow
                 for n, dtype in types.items() if dtype is not (torch.float32 if exact else torch.bfloat16)
             }
+            rows = node.args[0]
+            if not exact and base_name(node) == "linear" and isinstance(rows, fx.Node) and self.value(rows).dim() > 2:
+                casts[rows] = narrow_in_order
+            return casts
         if len(set(types.values())) < 2 or base_name(node) in _MIXES:
             return {}
         return {n: widen for n, dtype in types.items() if dtype is torch.bfloat16}
@@ -233,6 +237,11 @@ class _Made:
 
 def narrow(value: Tensor) -> Tensor:
     return value.to(torch.bfloat16)
+
+
+def narrow_in_order(value: Tensor) -> Tensor:
+    """With rows one after the other in memory: a linear layer of others is a batch of small products."""
+    return value.to(torch.bfloat16).contiguous()
 
 
 def widen(value: Tensor) -> Tensor:
