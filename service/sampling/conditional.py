@@ -93,7 +93,7 @@ class Ending:
         few = torch.linspace(0, units - 1, min(units, _FEW), device=value.device).long()
         chosen = torch.zeros(units, dtype=torch.bool, device=value.device)
         chosen[few] = True
-        row = value.movedim(self._row_axis, 0)[:1]
+        row = value.movedim(self._row_axis, 0)[:1].double()  # float32 does not hold the centre exactly
         one = torch.where(chosen.view(self.site.mask_shape), row, self.law.centre).movedim(0, self._row_axis)
         masks = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * len(few)).view(-1, len(few))
         chance = (masks * (1 - self.law.p) + (1 - masks) * self.law.p).prod(1).to(value.device)

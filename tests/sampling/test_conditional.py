@@ -338,3 +338,13 @@ def test_alpha_dropout_has_the_mean_and_std_of_all_its_masks(kind, p) -> None:
     mean = (chance * values).sum(0)
     torch.testing.assert_close(ending.mean(plain, x), mean, atol=1e-5, rtol=0)
     torch.testing.assert_close(ending.std(x), (chance * (values - mean).square()).sum(0).sqrt(), rtol=1e-5, atol=0)
+
+
+def test_alpha_dropout_as_the_very_last_step_is_served() -> None:
+    """Most outputs then rest on no unit that the probe lets vary, and their standard deviation must be exactly 0."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(8, 8), nn.AlphaDropout(0.3)), torch.randn(4, 8)
+    sampler = prepare(net, x, task="generic")
+    assert sampler.closed_form
+    exact, sampled = sampler.uncertainty(x), sampler.uncertainty(x, 10_000, method="sampled")
+    torch.testing.assert_close(exact.std, sampled.std, rtol=0.02, atol=0)
