@@ -13,7 +13,7 @@ from service.sampling.masks import Design
 _BUDGET_BYTES = 64 << 20  # for what was asked for more than once
 _FRESH_BYTES = 8 << 20  # for what was asked for once: a client that never repeats a seed must not push out the others
 _REMEMBERED_KEYS = 1024
-_KEPT_SAMPLES = 500  # the bank serves the usual request; a long one makes its masks as it goes
+KEPT_SAMPLES = 500  # the bank serves the usual request; a long one makes its masks as it goes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SeedBank:
         if kept is not None:
             return kept
         tensors = self._fresh.take(key) or make(draw)
-        if draw.total <= _KEPT_SAMPLES:
+        if draw.total <= KEPT_SAMPLES:
             (self._proven if key in self._asked else self._fresh).put(key, tensors)
             self._asked[key] = None
             if len(self._asked) > _REMEMBERED_KEYS:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from service.clock import MonotonicClock
 from service.errors import InvalidOption, ModelFailed, UncertaintyUnavailable, UnservableModel
 from service.sampling.arming import Inputs, call, plain_attention
-from service.sampling.bank import Draw, SeedBank
+from service.sampling.bank import KEPT_SAMPLES, Draw, SeedBank
 from service.sampling.capture import output_of
 from service.sampling.conditional import Conditional, Ending
 from service.sampling.description import PlanDescription
@@ -66,7 +66,8 @@ _Accumulator = Accumulator | ConditionalAccumulator | ClosedForm
 
 MAX_SEED = 2**53 - 1
 _PREFIX_BYTES = 32 << 20  # values of the prefix that are held while all samples run
-_MASKS_AT_ONCE_BYTES = 16 << 20  # masks, or what is made of them, of one chunk of samples
+_MASKS_AT_ONCE_BYTES = 8 << 20  # masks, or what is made of them, of one chunk of samples
+_LONG_MASKS_AT_ONCE_BYTES = 2 << 20  # the same of a long request, which makes them as it goes: the heap stays whole
 
 
 class Sampler:
@@ -333,7 +334,8 @@ class Sampler:
         values = [prefix.forward(*part_of(rows, part).values()) for part in parts]
         accumulators = [self._accumulator(kernel, design == "balanced", keep) for _ in parts]
         size, at_once, kernel = self._share(kernel, len(parts[0]), first_row is not None, samples)
-        for first in range(0, samples, size):
+
+        def run_chunk(first: int) -> None:  # what it makes of masks is gone before the next chunk makes its own
             draw = Draw(design, seed, first, min(size, samples - first), samples)
             shared = kernel.drawn(draw, None) if first_row is None else None
             for part, read, accumulator in zip(parts, values, accumulators, strict=True):
@@ -342,6 +344,9 @@ class Sampler:
                 accumulator.add(self._head(output).reshape(draw.samples, len(part), -1))
                 if checkpoint is not None:
                     checkpoint()
+
+        for first in range(0, samples, size):
+            run_chunk(first)
         for accumulator in accumulators:
             self._checked(accumulator.moments.mean)  # not finite where any sample is not
             if isinstance(accumulator, NoisyAccumulator) and not bool(accumulator.noise_variance.isfinite().all()):
@@ -416,18 +421,19 @@ class Sampler:
 
     def _share(self, kernel: Kernel, rows: int, independent: bool, samples: int) -> tuple[int, int, Kernel]:
         """Samples of a chunk, how many of them run at once, fewer where memory ran out, and the kernel for that."""
-        size = min(samples, self._chunk(kernel, rows, independent))
+        size = min(samples, self._chunk(kernel, rows, independent, samples))
         at_once = self._room.samples(size, rows)
         self._room.using(rows, at_once)
         if at_once < min(size, BLOCK) and kernel is not self._conditional:
             kernel = self._general  # its masks can be cut
         return min(size, max(at_once, BLOCK)), at_once, kernel
 
-    def _chunk(self, kernel: Kernel, rows: int, independent: bool) -> int:
-        """Samples that run at once: a multiple of 10."""
+    def _chunk(self, kernel: Kernel, rows: int, independent: bool, samples: int = 0) -> int:
+        """Samples that run at once in a request of so many: a multiple of 10."""
         per_sample = self._split(kernel).suffix_width * 4 * rows
         mask_bytes = kernel.bytes_per_sample * (rows if independent else 1)
-        n = min(kernel.working_set_bytes // per_sample, _MASKS_AT_ONCE_BYTES // max(mask_bytes, 1))
+        room = _MASKS_AT_ONCE_BYTES if samples <= KEPT_SAMPLES else _LONG_MASKS_AT_ONCE_BYTES
+        n = min(kernel.working_set_bytes // per_sample, room // max(mask_bytes, 1))
         return max(BLOCK, n // BLOCK * BLOCK)
 
     def _checked_options(self, samples: int, seed: int, masks: str, design: str) -> int:
