@@ -48,7 +48,7 @@ def check_fields(payload: Mapping[str, Any], uncertainty: bool) -> None:
         if field in known:
             continue
         if field in _LATER:
-            _wrong_option(field, "not available in this version")
+            _wrong_option(field, "not available for this model")
         if not uncertainty and field in _OPTIONS:
             _wrong_option(field, "an option of :uncertainty, not of :predict")
         _wrong_option(cut(field), f"not a field of this request{nearest(field, known)}")

@@ -185,8 +185,8 @@ def test_a_body_without_instances_says_so(client) -> None:
     ({"quantiles": []}, "quantiles"),
     ({"include_samples": 1}, "true or false"),
     ({"timeout_ms": 0}, "timeout_ms"),
-    ({"on_deadline": "partial"}, "not available in this version"),
-    ({"priority": 5}, "not available in this version"),
+    ({"on_deadline": "partial"}, "not available for this model"),
+    ({"priority": 5}, "not available for this model"),
 ])
 def test_a_wrong_option_is_refused_by_name(client, fields, words) -> None:
     answer = uncertain(client, [FLOWER], **fields)
@@ -197,7 +197,7 @@ def test_a_wrong_option_is_refused_by_name(client, fields, words) -> None:
 
 
 @pytest.mark.parametrize(("option", "words"), [
-    ("samples", "an option of :uncertainty"), ("on_deadline", "not available in this version"),
+    ("samples", "an option of :uncertainty"), ("on_deadline", "not available for this model"),
     ("sampels", "not a field"),
 ])
 def test_an_option_of_uncertainty_is_refused_by_predict(client, option, words) -> None:
