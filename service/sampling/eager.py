@@ -69,7 +69,7 @@ class EagerNetwork:
         """One row, armed. noise: (site, shape, keep) to what the source gives."""
         seen: Counter[str] = Counter()
 
-        def asked(shape: Sequence[int], keep: float) -> Tensor:
+        def asked(shape: Sequence[int], keep: float | None) -> Tensor:
             path = self._running[-1] if self._running else ""
             name = path if "Drop" in self._classes[path] and path else f"{path}.dropout".lstrip(".")
             seen[name] += 1
@@ -97,9 +97,9 @@ def settle_resting(module: nn.Module, rows: Inputs, positional: bool) -> None:
         rest(trial, ())
         network = EagerNetwork(trial, positional, list(rows))
 
-        def noted(site: str, _shape: tuple[int, ...], keep: float) -> Tensor:
+        def noted(site: str, _shape: tuple[int, ...], keep: float | None) -> Tensor:
             drawing.add(network.kind(site)[1])
-            return torch.tensor(keep)
+            return torch.tensor(0.5 if keep is None else keep)
 
         with torch.random.fork_rng(devices=[]):
             network.sample(list(rows.values()), noted, ())
@@ -141,7 +141,8 @@ def _find_sites(network: EagerNetwork, rows: Inputs, patterns: Sequence[str] | N
     """The sites that some of the rows meet, with the widest mask seen. UnservableModel where one drops everything."""
     found: dict[str, Site] = {}
 
-    def noted(site: str, shape: tuple[int, ...], keep: float) -> Tensor:
+    def noted(site: str, shape: tuple[int, ...], chance: float | None) -> Tensor:
+        keep = _known(site, chance)
         kind, _ = network.kind(site)
         p = checked_rate(site, round(1 - keep, 12))
         scale = alpha_scale(p) if "alpha" in kind else 1 / (1 - p)
@@ -168,7 +169,7 @@ def _check(network: EagerNetwork, module: nn.Module, rows: Inputs) -> None:
         one, other = network.predict(row), network.predict(row)
         if not torch.equal(one, other):
             raise UnservableModel("two passes in eval mode differ: the network is random even with dropout off")
-        silent = network.sample(row, lambda _site, _shape, keep: torch.tensor(keep), off)
+        silent = network.sample(row, lambda site, _shape, keep: torch.tensor(_known(site, keep)), off)
         if not torch.allclose(silent, one, rtol=1e-5, atol=1e-6):
             raise UnservableModel("with dropout on the network computes something else than in eval mode, not only "
                                   "dropout")
@@ -208,7 +209,8 @@ class _RowMasks:
         self._kept: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def of(self, sample: int) -> Any:
-        def noise(site: str, shape: tuple[int, ...], keep: float) -> Tensor:
+        def noise(site: str, shape: tuple[int, ...], chance: float | None) -> Tensor:
+            keep = _known(site, chance)
             known = self._sites.get(site)
             if known is not None and not known.active:
                 return torch.tensor(keep)
@@ -237,6 +239,15 @@ def moves_output(network: EagerNetwork, sites: Sequence[Site], rows: Inputs, nam
         if any(not torch.allclose(network.sample(row, masks.of(t), off), plain, rtol=0, atol=0) for t in range(BLOCK)):
             return True
     return False
+
+
+def _known(site: str, keep: float | None) -> float:
+    """A site's chance to keep a unit. UnservableModel where it draws uniform numbers: without a graph nothing tells
+    what the network makes of them."""
+    if keep is None:
+        raise UnservableModel(f"site {site!r} draws uniform random numbers in a network that cannot be captured: its "
+                              "rate is not known, and it would be sampled with another one")
+    return keep
 
 
 def _own_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -18,11 +18,12 @@ from service.sampling.layouts import Layout
 from service.sampling.marks import Mark
 
 _aten = torch.ops.aten
-Noise = Callable[[Sequence[int], float], Tensor]
+Noise = Callable[[Sequence[int], float | None], Tensor]
 
 
 class GivenNoise(TorchDispatchMode):
     """Gives every source of noise in torch what `noise(shape, keep)` says, and refuses those it does not know.
+    keep: the chance of a 1; None where uniform numbers are drawn, of which only the network knows what it makes.
 
     All kinds of dropout come down to one drawing of Bernoulli numbers, 1 where a unit stays: what is intercepted here
     cannot be missed, wherever in a module or in torch's own code dropout is called.
@@ -49,7 +50,7 @@ class GivenNoise(TorchDispatchMode):
             return value * stays / (1 - p), stays.bool()
         if func in (_aten.rand.default, _aten.rand_like.default):
             filled = torch.zeros_like(args[0]) if func is _aten.rand_like.default else torch.zeros(args[0], **kwargs)
-            return filled.copy_(self._noise(filled.shape, 0.5))
+            return filled.copy_(self._noise(filled.shape, None))
         raise UnservableModel(f"the network draws random numbers by {func}, which is not supported")
 
 
@@ -111,7 +112,7 @@ def reference_sample(
     one that broadcasts to it."""
     given = iter(noise)
 
-    def following(shape: Sequence[int], keep: float) -> Tensor:
+    def following(shape: Sequence[int], keep: float | None) -> Tensor:
         found = next(given, None)
         if found is None:
             raise UnservableModel(f"the module draws noise more often than its graph has sites ({len(noise)})")

@@ -464,6 +464,18 @@ class OwnStatistics(nn.Module):
         return self.drop(x - self.seen)
 
 
+class UniformAfterABranch(nn.Module):
+    """Drop path by comparison where no graph tells its rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.one(x) if x[0, 0] > 0 else self.other(x)
+        return hidden * (torch.rand(hidden.shape[0], 1) > 0.1).float() if self.training else hidden
+
+
 class Ambiguous(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -486,7 +498,7 @@ class Almost(nn.Module):
     (PythonRandom(), "Python's or numpy's generator"), (Additive(), "random numbers"), (ForAllRows(), "neighbours"),
     (OwnStatistics(), "state"), (Ambiguous(), "logits"), (Almost(1.0), "drops everything"),
     (Almost(1 - 1e-11), "drops everything"), (Almost(1e-11), "drops nothing"),
-    (Spectral(), "state|something else"),
+    (Spectral(), "state|something else"), (UniformAfterABranch(), "uniform random numbers"),
 ])
 def test_a_trap_is_refused_with_its_reason(net, reason) -> None:
     with pytest.raises(UnservableModel, match=reason):
