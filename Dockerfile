@@ -12,10 +12,12 @@ RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")
  && python3 -m pip --python /opt/venv/bin/python install --constraint constraints.txt ${PIP_OPTIONS} --requirement requirements.txt
 
 FROM packages AS errorbar
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 COPY README.md ./
 COPY service ./service
 COPY models ./models
-RUN python3 -m pip --python /opt/venv/bin/python install --no-deps --prefix /opt/errorbar .
+RUN python3 -m pip --python /opt/venv/bin/python install --no-deps --prefix /opt/errorbar . \
+ && ls /opt/errorbar/lib/python3*/site-packages/service/native/library.*.so
 
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="Errorbar" \

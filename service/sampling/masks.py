@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from ctypes import byref
 from functools import lru_cache
 from itertools import combinations, product
 from typing import Any, Literal
@@ -30,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service import native
 from service.sampling.philox import Array, Words, words
 from service.statistics import BLOCK
 
@@ -41,6 +43,8 @@ MAX_OUTER = 3  # coordinates outside the innermost that the counter has room for
 
 _LOW = 0xFFFFFFFF
 _CACHED_WORDS = 1 << 16  # made and used at once, so that all passes over them stay in a core's cache
+_ONE_THREAD = 1 << 16  # numbers that take no longer than waking the others
+_NO_PATTERNS = np.zeros(1, np.int32)
 _DEVICE_WORDS = 1 << 20  # the same on a device, where every pass is a launch
 
 
@@ -86,16 +90,41 @@ def multipliers(
     made = torch.empty(len(blocks), per_word, len(outer), inner, device=device)
     # bits of a float32 by integer operations: no pass over bools, none over products
     keeps = int(np.float32(1 / (1 - p) if scale is None else scale).view(np.int32))
+    if made.device.type != "cpu" or not _filled_natively(made, design, key, p, keeps, blocks, outer):
+        _fill(made, design, key, p, keeps, blocks, outer)
+    lead = () if rows is None else (len(rows),)
+    return made.view(len(blocks) * per_word, *lead, *shape)[:samples]
+
+
+def _filled_natively(
+    made: Tensor, design: Design, key: tuple[int, int], p: float, keeps: int, blocks: range, outer: Words
+) -> bool:
+    """Whether the native library is there, and made these masks."""
+    library = native.library()
+    if library is None:
+        return False
+    balanced = design == "balanced"
+    rest, few, many, patterns = _balance(p) if balanced else (round(p * 2**32), 0, 0, _NO_PATTERNS)
+    wanted = native.Masks(
+        key, balanced, made.shape[3], blocks.start, len(blocks), len(outer), outer.ctypes.data, rest, few, many,
+        patterns.ctypes.data, keeps, made.data_ptr(),
+    )
+    library.errorbar_masks(byref(wanted), torch.get_num_threads() if made.numel() > _ONE_THREAD else 1)
+    return True
+
+
+def _fill(
+    made: Tensor, design: Design, key: tuple[int, int], p: float, keeps: int, blocks: range, outer: Words
+) -> None:
+    """made: (blocks, samples of a block, runs, inner)."""
     fill: Any = _fill_balanced if design == "balanced" else _fill_iid
     bits: Any = made.view(torch.int32)
     where: torch.device | None = made.device
     size = _DEVICE_WORDS
     if made.device.type == "cpu":
         bits, where, size = bits.numpy(), None, _CACHED_WORDS
-    for i, b, s in _pieces(inner, len(blocks), len(outer), size):
+    for i, b, s in _pieces(made.shape[3], len(blocks), len(outer), size):
         fill(words(key, i.start, i.stop - i.start, blocks[b], outer[s], where), bits[b, :, s, i], p, keeps)
-    lead = () if rows is None else (len(rows),)
-    return made.view(len(blocks) * per_word, *lead, *shape)[:samples]
 
 
 def _pieces(inner: int, blocks: int, runs: int, size: int) -> Iterator[tuple[slice, slice, slice]]:

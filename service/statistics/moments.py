@@ -8,13 +8,17 @@ Definitions: var = mean(x²) - mean² + mean_se², which is unbiased under balan
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes import byref
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from service import native
 from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out, sizes
 
+_ONE_THREAD = 1 << 16  # numbers that take no longer than waking the others
 _PerBlock = tuple[list[int], Tensor]  # samples in each block; its sums, (blocks, 3, …), in the order of the totals
 
 
@@ -27,7 +31,7 @@ class Moments:
         self._sums = BlockSums()
         self._last: tuple[Tensor, list[int]] | None = None  # the latest samples, not yet in the sums
         self._shift: Tensor | None = None
-        self._shape = (0, 0)
+        self._layout = _Layout(1, 1, False)
         self.block_count = 0
         self.samples = 0
 
@@ -35,9 +39,9 @@ class Moments:
         """Takes the next samples: values (samples, rows, columns), cut into blocks of `counts` samples."""
         samples, rows, columns = values.shape
         self._sum_last()
-        # rows innermost, as most kernels leave them: every sum runs along one long axis
-        self._last = (values if rows == 1 else values.mT).reshape(samples, columns * rows), counts
-        self._shape = columns, rows
+        if not self.samples:  # as the kernel leaves them: every sum runs along one long axis
+            self._layout = _Layout(rows, columns, rows > 1 and not values.is_contiguous())
+        self._last = (values.mT if self._layout.rows_inner else values).reshape(samples, rows * columns), counts
         self.block_count += len(counts)
         self.samples += samples
 
@@ -58,28 +62,39 @@ class Moments:
         n, blocks = self.samples, self.block_count if self._balanced else None
         values, counts = self._last or (None, [])
         if values is not None and len(values) == n and (blocks is None or counts[0] == counts[-1]):
-            mean, variance = _at_once(values, blocks or 1)  # the blocks' sums wait until somebody asks for them
+            # the blocks' sums wait until somebody asks for them
+            mean, std = _natively(values, blocks or 1) or _at_once(values, blocks or 1)
         else:
-            mean, variance = _from_totals(self._stacked()[1].sum(0), n, blocks)
+            mean, std = _from_totals(self._stacked()[1].sum(0), n, blocks)
             mean = mean if self._shift is None else mean + self._shift
-        return FinishedMoments(mean, variance, self._stacked, n, blocks, self._shape)
+        return FinishedMoments(mean, std, self._stacked, n, blocks, self._layout)
+
+
+class _Layout(NamedTuple):
+    """How rows and columns lie in one axis."""
+
+    rows: int
+    columns: int
+    rows_inner: bool
+
+    def by_row(self, flat: Tensor) -> Tensor:
+        """(…, rows·columns) to (…, rows, columns)."""
+        if self.rows_inner:
+            return flat.unflatten(-1, (self.columns, self.rows)).mT
+        return flat.unsqueeze(-2) if self.rows == 1 else flat.unflatten(-1, (self.rows, self.columns))
 
 
 class FinishedMoments:
     """Moments of all samples: tensors (rows, columns), float64."""
 
     def __init__(
-        self, mean: Tensor, variance: Tensor, per_block: Callable[[], _PerBlock], samples: int, blocks: int | None,
-        shape: tuple[int, int],
+        self, mean: Tensor, std: Tensor, per_block: Callable[[], _PerBlock], samples: int, blocks: int | None,
+        layout: _Layout,
     ) -> None:
-        """mean, variance: (columns·rows,). blocks: None for independent samples. shape: columns, rows."""
-        self._per_block, self._samples, self._blocks, self._shape = per_block, samples, blocks, shape
+        """mean, std: (rows·columns,), in that layout. blocks: None for independent samples."""
+        self._per_block, self._samples, self._blocks, self._by_row = per_block, samples, blocks, layout.by_row
         self.mean = self._by_row(mean)
-        self.std = self._by_row(variance.clamp_min_(0).sqrt_())
-
-    def _by_row(self, flat: Tensor) -> Tensor:
-        """(…, columns·rows) to (…, rows, columns)."""
-        return flat.unsqueeze(-2) if self._shape[1] == 1 else flat.unflatten(-1, self._shape).mT
+        self.std = self._by_row(std)
 
     @property
     def se_df(self) -> int | None:
@@ -130,26 +145,42 @@ class FinishedMoments:
 
 
 def _from_totals(totals: Tensor, n: int, blocks: int | None) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the shifted values of n samples. totals: of `_per_block`, summed over blocks."""
+    """Mean and standard deviation of the shifted values of n samples. totals: of `_per_block`, summed over blocks."""
     first, second, squared = totals.unbind(0)
     if blocks is None or blocks == 1:
         variance = torch.addcmul(second, first, first, value=-1 / n) / (n - 1)
     else:  # mean(x²) - mean² + mean_se²
         between = torch.addcmul(squared, first, first, value=-1)
         variance = torch.add(second / n, between, alpha=blocks / (n * n * (blocks - 1)))
-    return first / n, variance
+    return first / n, variance.clamp_min_(0).sqrt_()
+
+
+def _natively(values: Tensor, blocks: int) -> tuple[Tensor, Tensor] | None:
+    """As `_at_once`; None where the native library is not there or does not read such values."""
+    library = native.library() if values.dtype is torch.float32 and values.device.type == "cpu" else None
+    if library is None:
+        return None
+    values = values.contiguous()
+    samples, columns = values.shape
+    mean = torch.empty(columns, dtype=torch.float64)
+    std = torch.empty_like(mean)
+    wanted = native.Moments(
+        samples, columns, blocks if blocks > 1 else 0, values.data_ptr(), mean.data_ptr(), std.data_ptr()
+    )
+    library.errorbar_moments(byref(wanted), torch.get_num_threads() if values.numel() > _ONE_THREAD else 1)
+    return mean, std
 
 
 def _at_once(values: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of values (samples, …) in the fewest steps: small requests pay for steps rather than for
-    arithmetic."""
+    """Mean and standard deviation of values (samples, columns·rows) in the fewest steps: small requests
+    pay for steps rather than for arithmetic."""
     sums, weights, share = _sums_and_weights(values.shape[0], blocks, values.device)
     exact = values.double()  # before anything is squared
     shift = exact[0]
     centred = exact - shift
     found = sums @ centred
     mean = found[0] + shift
-    return mean, torch.addmv(centred.square_().sum(0), found.square_().T, weights, beta=share)
+    return mean, torch.addmv(centred.square_().sum(0), found.square_().T, weights, beta=share).clamp_min_(0).sqrt_()
 
 
 @lru_cache(maxsize=64)

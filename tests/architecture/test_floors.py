@@ -15,6 +15,7 @@ FLOORS = {
     "service.errors": ("torch", "numpy", "pydantic", *WEB, "service.statistics", "service.sampling"),
     "service.clock": ("torch", "numpy", "pydantic", *WEB, "service.statistics", "service.sampling"),
     "service.events": ("torch", "numpy", "pydantic", *WEB, "service.statistics", "service.sampling"),
+    "service.native": (*WEB, "pydantic", "service.statistics", "service.sampling"),
     "service.statistics": (*WEB, "pydantic", "service.sampling", "service.repository", "service.scheduling"),
     "service.sampling": (*WEB, "pydantic", "service.repository", "service.scheduling", "service.api"),
     "service.repository": (*WEB, "pydantic", "service.scheduling", "service.api"),

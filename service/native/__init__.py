@@ -1,0 +1,79 @@
+"""Loops in C, for what torch has no fast operation for. Built when the package is installed, where there is a compiler.
+
+Without it everything runs on torch and numpy: the same masks bit for bit, the same answers within rounding, slower.
+The library shares the threads that torch computes with (OpenMP). Where what was built is not of this source, it is not
+used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+_LAYOUT = 1  # of the structures below, as in library.h
+_Int, _Pointer = ctypes.c_int64, ctypes.c_void_p
+
+
+class Masks(ctypes.Structure):
+    """What `errorbar_masks` reads; see library.h."""
+
+    _fields_: ClassVar[Sequence[tuple[str, type]]] = [
+        ("key", ctypes.c_uint64 * 2), ("balanced", _Int), ("inner", _Int), ("first_block", _Int), ("blocks", _Int),
+        ("runs", _Int), ("outer", _Pointer), ("rest", _Int), ("few", _Int), ("many", _Int), ("patterns", _Pointer),
+        ("keeps", _Int), ("made", _Pointer),
+    ]
+
+
+class Moments(ctypes.Structure):
+    """What `errorbar_moments` reads."""
+
+    _fields_: ClassVar[Sequence[tuple[str, type]]] = [
+        ("samples", _Int), ("columns", _Int), ("blocks", _Int), ("values", _Pointer), ("mean", _Pointer),
+        ("std", _Pointer),
+    ]
+
+
+class Stage(ctypes.Structure):
+    """One layer of a `Chain`."""
+
+    _fields_: ClassVar[Sequence[tuple[str, type]]] = [
+        ("inputs", _Int), ("outputs", _Int), ("width", _Int), ("weight", _Pointer), ("bias", _Pointer),
+        ("mask", _Pointer), ("relu", _Int),
+    ]
+
+
+class Chain(ctypes.Structure):
+    """What `errorbar_dense_chain` reads."""
+
+    _fields_: ClassVar[Sequence[tuple[str, type]]] = [
+        ("rows", _Int), ("samples", _Int), ("count", _Int), ("row_masks", _Int), ("softmax", _Int),
+        ("values", _Pointer), ("output", _Pointer), ("stages", _Pointer),
+    ]
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The functions of library.h; None where they were not built, or not from this source."""
+    found = PathFinder.find_spec(f"{__name__}.library", [str(Path(__file__).parent)])
+    if found is None or found.origin is None:
+        return None
+    assert torch.__version__  # its OpenMP is loaded first, and shared by name
+    try:
+        loaded = ctypes.CDLL(found.origin)
+        same = loaded.errorbar_layout() == _LAYOUT
+    except (OSError, AttributeError) as e:
+        logging.getLogger(__name__).warning("%s cannot be used, so torch does its work: %s", found.origin, e)
+        return None
+    if not same:
+        logging.getLogger(__name__).warning("%s is of another version; torch does its work", found.origin)
+        return None
+    for name in ("errorbar_masks", "errorbar_moments", "errorbar_dense_chain"):
+        getattr(loaded, name).argtypes = [ctypes.c_void_p, ctypes.c_int]
+    return loaded

@@ -1,0 +1,87 @@
+/* Chains of linear layers, one pass (a sample of a row) at a time. A unit that is dropped, or that an activation left
+   at 0, costs nothing: its weights are not read. A pass' sums have an order of their own, so a row's answer does not
+   depend on what else runs. */
+#include <stdlib.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#include "library.h"
+#include "vectors.h"
+
+struct room {
+    float *even, *odd, *kept;
+    int32_t *place;
+    int64_t stride; /* numbers of each for a pass */
+};
+
+#define TOGETHER 16 /* passes that share a panel of weights while it is in the nearest cache */
+
+INLINE void softmax(float *logits, int64_t classes, int64_t width) {
+    v16 most = all(-__builtin_inff());
+    for (int64_t i = classes; i < width; i++) logits[i] = -__builtin_inff();
+    for (int64_t i = 0; i < width; i += LANES) most = larger(load(logits + i), most);
+    const v16 top = across(most, 1);
+    v16 sums = all(0.0f);
+    for (int64_t i = 0; i < width; i += LANES) {
+        const v16 x = exponential(load(logits + i) - top);
+        store(logits + i, x);
+        sums += x;
+    }
+    const v16 share = 1.0f / across(sums, 0);
+    for (int64_t i = 0; i < width; i += LANES) store(logits + i, load(logits + i) * share);
+}
+
+#if defined(__x86_64__)
+#define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt"
+#define TARGET __attribute__((target(AVX512)))
+#define NAME(f) f##_avx512
+#define PANEL 8
+#define COMPRESS
+#include "dense_passes.h"
+#define TARGET __attribute__((target("avx2,fma")))
+#define NAME(f) f##_avx2
+#define PANEL 4
+#include "dense_passes.h"
+#endif
+#define TARGET
+#define NAME(f) f##_any
+#define PANEL 4
+#include "dense_passes.h"
+
+typedef void (*passes)(const struct chain *, int64_t, int64_t, struct room);
+
+static passes fitting(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        return passes_avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return passes_avx2;
+#endif
+    return passes_any;
+}
+
+int errorbar_dense_chain(const struct chain *c, int threads) {
+    const passes run = fitting();
+    int64_t widest = LANES, failed = 0;
+    for (int64_t s = 0; s < c->count; s++) {
+        if (c->stages[s].in > widest) widest = c->stages[s].in;
+        if (c->stages[s].width > widest) widest = c->stages[s].width;
+    }
+    widest = (widest + 2 * LANES - 1) / LANES * LANES;
+    const int64_t total = c->rows * c->samples, parts = threads;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        float *memory = aligned_alloc(64, 4 * TOGETHER * widest * sizeof(float));
+        if (!memory) {
+            failed = 1;
+            continue;
+        }
+        const struct room room = {memory, memory + TOGETHER * widest, memory + 2 * TOGETHER * widest,
+                                  (int32_t *)(memory + 3 * TOGETHER * widest), widest};
+        run(c, total * part / parts, total * (part + 1) / parts, room);
+        free(memory);
+    }
+    return (int)failed;
+}
+
+int errorbar_layout(void) { return LAYOUT; }

@@ -1,0 +1,86 @@
+"""The loops in C do what numpy and torch do, bit for bit where integers are made."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service import native
+from service.sampling.masks import multipliers
+from service.statistics.moments import Moments
+
+needs_library = pytest.mark.skipif(native.library() is None, reason="the native library was not built here")
+
+
+def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: None)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_where_a_compiler_is_at_hand_the_library_was_built() -> None:
+    assert native.library() is not None
+
+
+@needs_library
+@settings(max_examples=60, deadline=None)
+@given(
+    design=st.sampled_from(["balanced", "iid"]), p=st.floats(0.001, 0.999), seed=st.integers(0, 2**53 - 1),
+    shape=st.lists(st.integers(1, 7), max_size=3), inner=st.sampled_from([1, 3, 255, 256, 1025, 2500]),
+    first=st.integers(0, 4), samples=st.integers(1, 25), rows=st.none() | st.lists(st.integers(0, 10**6), min_size=1),
+)
+def test_masks_are_those_of_numpy_bit_for_bit(design, p, seed, shape, inner, first, samples, rows) -> None:
+    shape = (*(shape if inner < 100 else shape[:1]), inner)
+    places = None if rows is None else np.array(rows[:3], np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        fast = multipliers(design, seed, "site", p, shape, 10 * first, samples, places)
+        without_library(patch)
+        slow = multipliers(design, seed, "site", p, shape, 10 * first, samples, places)
+    assert torch.equal(fast.view(torch.int32), slow.view(torch.int32))
+
+
+@needs_library
+def test_many_masks_made_by_several_threads_are_the_same(monkeypatch) -> None:
+    fast = multipliers("balanced", 3, "site", 0.3, (40_000,), 0, 50)
+    without_library(monkeypatch)
+    assert torch.equal(fast, multipliers("balanced", 3, "site", 0.3, (40_000,), 0, 50))
+
+
+@needs_library
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("shape", [(50, 1, 10), (20, 3, 7), (50, 300, 1), (10, 600, 10)])
+@pytest.mark.parametrize("scale", [1.0, 1e-25])
+def test_moments_are_those_of_torch(monkeypatch, balanced, shape, scale) -> None:
+    values = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0)) + (100 if scale == 1 else 0)
+    fast, slow = Moments(balanced), Moments(balanced)
+    fast.add(values, [10] * (shape[0] // 10))
+    slow.add(values, [10] * (shape[0] // 10))
+    found = fast.finish()
+    without_library(monkeypatch)
+    expected = slow.finish()
+    torch.testing.assert_close(found.mean, expected.mean, rtol=1e-12, atol=1e-14 * scale)
+    torch.testing.assert_close(found.std, expected.std, rtol=1e-9, atol=0)
+    assert bool((found.std > 0).all())
+
+
+@needs_library
+@pytest.mark.parametrize("balanced", [True, False])
+def test_what_is_not_a_number_stays_so(balanced) -> None:
+    values = torch.zeros(20, 2, 2)
+    values[7, 1, 0] = float("nan")
+    moments = Moments(balanced)
+    moments.add(values, [10, 10])
+    assert moments.finish().std.isnan().tolist() == [[False, False], [True, False]]
+
+
+def test_a_library_of_another_version_is_not_used(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(native, "_LAYOUT", native._LAYOUT + 1)
+    native.library.cache_clear()
+    try:
+        assert native.library() is None
+    finally:
+        native.library.cache_clear()
