@@ -18,7 +18,7 @@ from models.recipes.publish import REPOSITORY, VERSION
 from service.repository.loader import load_model
 from service.sampling import Sampler, prepare
 from service.sampling.masks import Design
-from service.sampling.sampler import METHODS, MethodChoice
+from service.sampling.options import METHODS, MethodChoice
 
 SAMPLES, REPEATS, LONG = 50, 1000, 50_000
 

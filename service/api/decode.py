@@ -14,7 +14,7 @@ from torch import Tensor
 
 from service.errors import Fault, InvalidInput, InvalidOption, MalformedBody, UncertaintyUnavailable, cut, nearest
 from service.repository import Input, Manifest, ReadyModel
-from service.sampling.sampler import MAX_SEED, METHODS
+from service.sampling.options import MAX_SEED, METHODS
 from service.sampling.stopping import DEFAULT_SAMPLES, Decide, stop_rule
 from service.scheduling import Limits, Options
 

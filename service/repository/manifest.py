@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 from service.errors import Fault, InvalidManifest, nearest
 from service.sampling.masks import Design
-from service.sampling.sampler import DTYPES, MAX_SEED, Dtype, MaskSharing
+from service.sampling.options import DTYPES, MAX_SEED, Dtype, MaskSharing
 from service.statistics import NoiseHead, Task
 
 InputType = Literal["float32", "int64"]

@@ -9,15 +9,16 @@ that share a bit: one for an element-wise site, a channel for the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from service.sampling.bank import SeedBank
 from service.sampling.kernels import Folded
 from service.sampling.sites import Site
+from service.sampling.split import Split
 
 _FEW = 6  # units of which all masks are gone through
 
@@ -45,23 +46,20 @@ class MaskLaw:
 class Ending:
     """The last site and what follows it, as one matrix; and how to get there.
 
-    prefix: inputs to what the suffix reads. suffix: (samples, rows, the other sites' masks, prefix values) to the
-    output with the site as the identity and the value it acts on, both samples·rows. masks: names of the other sites.
+    split: its suffix takes the other sites' masks and gives the output with the site as the identity and the value
+    that it acts on, both samples·rows; its width counts what is computed from them.
     """
 
-    def __init__(
-        self, site: Site, law: MaskLaw, row_axis: int, matrix: Tensor, prefix: nn.Module, suffix: nn.Module,
-        masks: Sequence[str], prefix_width: int, suffix_width: int,
-    ) -> None:
+    def __init__(self, site: Site, law: MaskLaw, row_axis: int, matrix: Tensor, split: Split) -> None:
         """matrix: (outputs, *shape of one row of the site)."""
         self.site, self.law = site, law
-        self.prefix, self.suffix, self.masks, self.prefix_width = prefix, suffix, list(masks), prefix_width
         self._row_axis = row_axis
         self._matrix = self._by_unit(matrix)
         outputs, units, shared = self._matrix.shape
         self._squares = self._matrix.square().flatten(1).T.contiguous() if shared == 1 else None
         # float64 takes twice the room
-        self.suffix_width = max(suffix_width, 4 * units * shared, 0 if shared == 1 else 4 * outputs * units)
+        width = max(split.suffix_width, 4 * units * shared, 0 if shared == 1 else 4 * outputs * units)
+        self.split = replace(split, suffix_width=width)
 
     def mean(self, plain: Tensor, value: Tensor) -> Tensor:
         """Of the output over the site's masks, (n, outputs). plain: the output with the site as the identity;
@@ -125,7 +123,7 @@ class Conditional(Folded):
     name = "conditional"
 
     def __init__(self, ending: Ending, sites: Sequence[Site], bank: SeedBank, device: torch.device) -> None:
-        super().__init__(ending.suffix, ending.suffix_width, sites, bank, device)
+        super().__init__(ending.split, sites, bank, device)
         self.ending = ending
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
@@ -137,5 +135,5 @@ class Conditional(Folded):
         self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Means over the last site's masks, (samples·rows, outputs), and what that site acts on."""
-        plain, value = self.ending.suffix.forward(samples, samples * rows, *drawn, *values)
+        plain, value = self.split.suffix.forward(samples, samples * rows, *drawn, *values)
         return self.ending.mean(plain, value), value

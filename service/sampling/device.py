@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -58,13 +58,14 @@ def generator_put_back(device: torch.device) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
+def exact_float32(device: torch.device) -> AbstractContextManager[None]:
     """Without TF32, which torch allows for convolutions and recurrent layers on CUDA by default and whose ten bits
     would move an answer by 1e-3. The flags are put back."""
-    if device.type != "cuda":
-        yield
-        return
+    return _without_tf32() if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
     cudnn: Any = torch.backends.cudnn
     flags: list[Any] = [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]
     before = [flag.fp32_precision for flag in flags]

@@ -33,6 +33,7 @@ from service.sampling.masks import MAX_OUTER, dropped
 from service.sampling.plan import Plan
 from service.sampling.reference import with_noise
 from service.sampling.sites import Site, selected
+from service.sampling.split import Split
 from service.statistics import BLOCK
 
 _ALPHA_KINDS = {"AlphaDropout": "alpha_dropout", "FeatureAlphaDropout": "feature_alpha_dropout"}
@@ -116,13 +117,13 @@ def eager_plan(
         sites = _find_sites(network, rows, patterns)
     output = network.predict(list(rows.values()))
     widths = [value[0].numel() for value in (*rows.values(), output)]
+    split = Split(
+        prefix=_Function(lambda *inputs: inputs), prefix_layouts=[Layout(0)] * len(rows), prefix_width=sum(widths[:-1]),
+        suffix=nn.Module(), suffix_width=widths[-1], masks=[s.name for s in sites if s.active],
+    )
     return Plan(
-        predict=_Function(lambda *inputs: (network.predict(inputs),)), prefix=_Function(lambda *inputs: inputs),
-        suffix=nn.Module(), chain=None, ending=None, sites=sites, marks=[], layouts=[],
-        prefix_layouts=[Layout(0)] * len(rows),
-        masks=[s.name for s in sites if s.active],
-        prefix_width=sum(widths[:-1]), suffix_width=widths[-1], output_shape=tuple(output.shape[1:]),
-        network=network, reason=reason,
+        predict=_Function(lambda *inputs: (network.predict(inputs),)), split=split, chain=None, ending=None,
+        sites=sites, marks=[], layouts=[], output_shape=tuple(output.shape[1:]), network=network, reason=reason,
     )
 
 
@@ -183,8 +184,8 @@ class Eager:
     bytes_per_sample = 0
     working_set_bytes = 1
 
-    def __init__(self, network: EagerNetwork, sites: Sequence[Site]) -> None:
-        self._network = network
+    def __init__(self, network: EagerNetwork, split: Split, sites: Sequence[Site]) -> None:
+        self._network, self.split = network, split
         self._sites = {site.name: site for site in sites}
         self._off = [network.kind(s.name)[1] for s in sites if not s.active and "alpha" in s.kind]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from service.clock import Clock
 from service.sampling.bank import Draw, SeedBank
@@ -18,6 +18,7 @@ from service.sampling.device import finish, working_set_bytes
 from service.sampling.dithering import bfloat16_multipliers
 from service.sampling.masks import dropped, multipliers
 from service.sampling.sites import Site
+from service.sampling.split import Split
 from service.statistics import BLOCK
 
 _TRIED_ROWS = (1, 4, 8, 16, 32, 64, 128)
@@ -28,10 +29,11 @@ Places = np.ndarray | None  # of rows in their request, where each has masks of 
 
 
 class Kernel(Protocol):
-    """name: for people. rows: that run together at most. bytes_per_sample: of what it makes of one sample's masks,
-    shared by all rows. working_set_bytes: of the activations of rows and samples that run together."""
+    """name: for people. split: what it runs. rows: that run together at most. bytes_per_sample: of what it makes of one
+    sample's masks, shared by all rows. working_set_bytes: of the activations of rows and samples that run together."""
 
     name: str
+    split: Split
     rows: int
     bytes_per_sample: int
     working_set_bytes: int
@@ -40,27 +42,28 @@ class Kernel(Protocol):
         """What `run` needs of some samples' masks. places: (rows,), or None for masks that all rows share."""
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
-        """values: what the prefix gives for the rows; drawn: of `drawn`. Returns the outputs, (samples, rows, …)."""
+        """values: what the split's prefix gives for the rows; drawn: of `drawn`. Returns the outputs, (samples, rows,
+        …)."""
 
 
 class Folded:
     """Samples × rows as one batch through the suffix, multiplied by masks. Fits every network."""
 
     name = "folded"
+
     def __init__(
-        self, suffix: nn.Module, width: int, sites: Sequence[Site], bank: SeedBank, device: torch.device,
+        self, split: Split, sites: Sequence[Site], bank: SeedBank, device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """width: numbers in the suffix' largest value, for one row and one sample. sites: the active ones, in the order
-        in which the suffix takes their masks, which are of that dtype."""
+        """sites: the active ones, in the order of split.masks. dtype: of the masks."""
         self._multipliers = bfloat16_multipliers if dtype is torch.bfloat16 else multipliers
-        self._suffix, self._sites, self._bank, self._device = suffix, sites, bank, device
+        self.split, self._sites, self._bank, self._device = split, sites, bank, device
         self.working_set_bytes = working_set_bytes(device)
-        self.rows = max(1, self.working_set_bytes // (width * 4 * BLOCK))
+        self.rows = max(1, self.working_set_bytes // (split.suffix_width * 4 * BLOCK))
         self.bytes_per_sample = sum(4 * prod(site.mask_shape) for site in sites)
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
-        output: Tensor = self._suffix.forward(samples, samples * rows, *drawn, *values)
+        output: Tensor = self.split.suffix.forward(samples, samples * rows, *drawn, *values)
         return output.view(samples, rows, *output.shape[1:])
 
     def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
@@ -78,10 +81,10 @@ class FoldedChain(Folded):
     """`Folded` for chains of linear layers: fewer steps, and a layout in which classes are quick to normalise."""
 
     def __init__(
-        self, chain: DenseChain, width: int, sites: Sequence[Site], bank: SeedBank, device: torch.device,
+        self, chain: DenseChain, split: Split, sites: Sequence[Site], bank: SeedBank, device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(nn.Identity(), width, sites, bank, device, dtype)
+        super().__init__(split, sites, bank, device, dtype)
         self._chain = chain
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
@@ -96,9 +99,9 @@ class Thinned:
     rows = 128
     working_set_bytes = 4 << 20
 
-    def __init__(self, chain: DenseChain, sites: Sequence[Site], bank: SeedBank) -> None:
+    def __init__(self, chain: DenseChain, split: Split, sites: Sequence[Site], bank: SeedBank) -> None:
         """sites: the active ones, in the order of the chain."""
-        self._chain, self._sites, self._bank = chain, sites, bank
+        self._chain, self.split, self._sites, self._bank = chain, split, sites, bank
         self.bytes_per_sample = chain.bytes_per_sample
 
     def drawn(self, draw: Draw, places: Places) -> list[Tensor]:

@@ -49,13 +49,14 @@ def lowered_plan(plan: Plan, rows: Sequence[Tensor]) -> Plan:
     store = _Store()
     with torch.no_grad():
         lowered_predict, _ = _lowered(predict, rows, last, store)
-        prefix, values = _lowered(cast(fx.GraphModule, plan.prefix), rows, last, store)
+        prefix, values = _lowered(cast(fx.GraphModule, plan.split.prefix), rows, last, store)
         count = len(rows[0])
         shapes = {site.name: site.mask_shape for site in plan.sites}
-        masks = [torch.ones(1, 1, *shapes[name], device=rows[0].device).bfloat16() for name in plan.masks]
-        suffix, _ = _lowered(cast(fx.GraphModule, plan.suffix), [1, count, *masks, *values], last, store)
+        masks = [torch.ones(1, 1, *shapes[name], device=rows[0].device).bfloat16() for name in plan.split.masks]
+        suffix, _ = _lowered(cast(fx.GraphModule, plan.split.suffix), [1, count, *masks, *values], last, store)
     chain = LoweredChain(plan.chain.stages) if plan.chain is not None and last.exact else None
-    return replace(plan, predict=lowered_predict, prefix=prefix, suffix=suffix, chain=chain, dtype=torch.bfloat16)
+    split = replace(plan.split, prefix=prefix, suffix=suffix)
+    return replace(plan, predict=lowered_predict, split=split, chain=chain, dtype=torch.bfloat16)
 
 
 class LoweredChain(DenseChain):

@@ -26,6 +26,7 @@ from service.sampling.marks import SATURATION, Mark, drop, mark_of, site_input
 from service.sampling.masks import MAX_OUTER
 from service.sampling.products import with_quick_calls
 from service.sampling.sites import Site, selected
+from service.sampling.split import Split
 
 if TYPE_CHECKING:
     from service.sampling.eager import EagerNetwork
@@ -34,29 +35,22 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Plan:
     """predict: inputs to output, every dropout off.
-    prefix: inputs to the list of values that the suffix reads.
-    suffix: (samples, rows, masks, prefix values) to outputs (samples·rows, …).
+    split: the same with dropout on, where the first mask acts; the suffix gives outputs (samples·rows, …).
     chain: the suffix as a chain of linear layers; None where it is anything else.
     ending: the last site with the affine maps that follow it; None where other maps do, or where it was not sought.
     marks, layouts: of every site, in the order of execution.
-    masks: names of the active sites in the order in which the suffix takes them.
     deterministic_flop_share: of the operations of a prediction, what the prefix does; None where it is not known.
     network: what runs instead of the graphs, where there are none, for that reason.
     dtype: of the matrix products and of the masks; float32, or bfloat16 once lowered.
     """
 
     predict: nn.Module
-    prefix: nn.Module
-    suffix: nn.Module
+    split: Split
     chain: DenseChain | None
     ending: Ending | None
     sites: list[Site]
     marks: list[Mark]
     layouts: list[Layout]
-    masks: list[str]
-    prefix_layouts: list[Layout | None]  # where the values of the prefix have their rows; None where they have none
-    prefix_width: int  # numbers in all values of the prefix that the suffix reads, for one row
-    suffix_width: int  # numbers in the largest value of the suffix, for one row and one sample
     output_shape: tuple[int, ...]
     deterministic_flop_share: float | None = None
     network: EagerNetwork | None = None
@@ -84,24 +78,19 @@ def make_plan(captured: Captured, patterns: Sequence[str] | None, raw_output: bo
     if active and output not in tainted:
         raise UnservableModel("no site reaches the output: dropout would never change the answer")
     builder = _Suffix(captured, tainted, active, places, layouts)
-    suffix, boundary = builder.build(output)
+    split, boundary = builder.split(output)
     predicted = cast(fx.Node, captured.prediction.output_node().args[0])
     root, rows = captured.root, [value[:1] for value in captured.examples.values()]
-    before, whole = (_without_sites(g, w) for g, w in ((captured.graph, boundary), (captured.prediction, [predicted])))
+    before, whole = _without_sites(captured.graph, boundary), _without_sites(captured.prediction, [predicted])
     share = flops(root, before, rows) / max(flops(root, whole, rows), 1)
     return Plan(
         predict=_quick(root, whole),
-        prefix=_quick(root, before),
-        suffix=suffix,
+        split=split,
         chain=dense_chain(captured.root, output, active),
         ending=_ending(captured, builder.mask_nodes, places, layouts, sites) if raw_output else None,
         sites=sites,
         marks=list(marks.values()),
         layouts=list(places.values()),
-        masks=[active[node] for node in builder.mask_nodes],
-        prefix_layouts=[layouts.of(n) for n in boundary],
-        prefix_width=max(1, sum(_width(n) for n in boundary)),
-        suffix_width=max((_width(n) for n in tainted), default=1),
         output_shape=tuple(int(n) for n in shape[1:]),
         deterministic_flop_share=min(share, 1.0),
     )
@@ -151,15 +140,10 @@ def _ending(
     others = {node: by_node[node].name for node in active if node is not last}
     tainted = _tainted(captured.graph, set(others))
     builder = _Suffix(captured, tainted, others, places, layouts)
-    suffix, boundary = builder.build(output, site_input(last))
+    split, _ = builder.split(output, site_input(last))
     mark = captured.sites[last]
     law = MaskLaw(mark.p, mark.scale, SATURATION if mark.saturates else 0.0)
-    return Ending(
-        by_node[last], law, axis, matrix, _quick(captured.root, _without_sites(captured.graph, boundary)), suffix,
-        masks=[others[node] for node in builder.mask_nodes],
-        prefix_width=max(1, sum(_width(n) for n in boundary)),
-        suffix_width=max((_width(n) for n in tainted), default=1),
-    )
+    return Ending(by_node[last], law, axis, matrix, split)
 
 
 def _width(node: fx.Node) -> int:
@@ -200,7 +184,7 @@ def _needed(graph: fx.Graph, wanted: Sequence[fx.Node], keep_inputs: bool) -> li
 
 
 class _Suffix:
-    """Builds the graph that runs on samples × rows."""
+    """Builds the graph that runs on samples × rows, and with it the split."""
 
     def __init__(
         self, captured: Captured, tainted: set[fx.Node], active: dict[fx.Node, str], places: dict[fx.Node, Layout],
@@ -216,8 +200,20 @@ class _Suffix:
         self._values: dict[fx.Node, fx.Node] = {}
         self.mask_nodes: list[fx.Node] = []
 
-    def build(self, *outputs: fx.Node) -> tuple[nn.Module, list[fx.Node]]:
-        """The module, which gives one value or the tuple of them, and the values of the prefix that it reads."""
+    def split(self, *outputs: fx.Node) -> tuple[Split, list[fx.Node]]:
+        """The suffix, which gives one value or the tuple of them, with its prefix; and the nodes of the values between
+        the two."""
+        suffix, boundary = self._build(outputs)
+        return Split(
+            prefix=_quick(self._captured.root, _without_sites(self._captured.graph, boundary)),
+            prefix_layouts=[self._layouts.of(n) for n in boundary],
+            prefix_width=max(1, sum(_width(n) for n in boundary)),
+            suffix=suffix,
+            suffix_width=max((_width(n) for n in self._tainted), default=1),
+            masks=[self._active[n] for n in self.mask_nodes],
+        ), boundary
+
+    def _build(self, outputs: Sequence[fx.Node]) -> tuple[nn.Module, list[fx.Node]]:
         order = [n for n in _needed(self._captured.graph, outputs, keep_inputs=False) if n in self._tainted]
         self.mask_nodes = [n for n in order if n in self._active]
         for i, node in enumerate(self.mask_nodes):

@@ -22,10 +22,11 @@ from service.sampling.bound import ROWS, hold_to_float32
 from service.sampling.capture import capture, output_of
 from service.sampling.device import lacks_bfloat16
 from service.sampling.eager import eager_plan, settle_resting
+from service.sampling.options import DTYPES
 from service.sampling.plan import Plan, make_plan
 from service.sampling.probe import admit
 from service.sampling.rows import ExampleInputs, named_inputs
-from service.sampling.sampler import DTYPES, Sampler
+from service.sampling.sampler import Sampler
 from service.statistics import NoiseHead, Task
 
 _PROBE_ROWS = 5

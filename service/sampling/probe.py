@@ -11,7 +11,8 @@ from torch import Tensor
 from service.errors import UnservableModel
 from service.sampling.kernels import Kernel
 from service.sampling.masks import dropped
-from service.sampling.sampler import MaskSharing, Sampler
+from service.sampling.options import MaskSharing
+from service.sampling.sampler import Sampler
 from service.statistics import BLOCK
 
 AGREEMENT = 1e-5  # of the output's scale: fast path against reference

@@ -19,13 +19,14 @@ class RowShapes:
 
     def __init__(self, examples: Inputs) -> None:
         self._inputs = {name: (value.dtype, tuple(value.shape[1:])) for name, value in examples.items()}
+        self._names = list(self._inputs)
 
     def checked(self, inputs: ExampleInputs, device: torch.device) -> Inputs:
         """The rows on the device. InvalidInput where names, types, shapes or numbers of rows do not fit."""
-        rows = named_inputs(inputs, list(self._inputs))
+        rows = named_inputs(inputs, self._names)
         for name, (dtype, shape) in self._inputs.items():
             value = rows[name]
-            if tuple(value.shape[1:]) != shape or value.is_floating_point() != dtype.is_floating_point:
+            if value.shape[1:] != shape or value.is_floating_point() != dtype.is_floating_point:
                 raise InvalidInput(f"input {name}: {dtype} of shape (rows, {', '.join(map(str, shape))}) expected, got "
                                    f"{value.dtype} of {tuple(value.shape)}")
         counts = {name: value.shape[0] for name, value in rows.items()}
@@ -41,12 +42,12 @@ def part_of(rows: Inputs, places: range) -> Inputs:
 
 
 def row_count(rows: Inputs) -> int:
-    return len(next(iter(rows.values())))
+    return next(iter(rows.values())).size(0)
 
 
 def named_inputs(inputs: ExampleInputs, names: Sequence[str]) -> dict[str, Tensor]:
     """Inputs by name, in the order of `names`. InvalidInput where they do not fit."""
-    if isinstance(inputs, Tensor | np.ndarray):
+    if isinstance(inputs, (Tensor, np.ndarray)):
         inputs = (inputs,)
     if isinstance(inputs, Mapping):
         if set(inputs) != set(names):

@@ -1,4 +1,7 @@
-"""Early stop: rows leave the batch as they settle. What the rules mean stands in `service.statistics.confidence`."""
+"""Early stop: the rules, and the loop in which rows leave the batch as they settle.
+
+What the rules mean stands in `service.statistics.confidence`.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,12 @@ import torch
 from torch import Tensor
 
 from service.errors import Fault, InvalidOption
-from service.sampling.arming import Inputs
-from service.sampling.kernels import tiles
-from service.sampling.plan import Plan
 from service.statistics import BLOCK, Task
 from service.statistics.settling import DecisionWatch, ToleranceWatch, Watch, least_for_decision
 from service.statistics.stopped import StoppedRows
 from service.statistics.summary import StopReason
 
 DEFAULT_SAMPLES = 1000
-SEEN_BYTES = 64 << 20  # samples that are kept of rows that run together, until all of them have stopped
 _MAX_TOLERANCE, _MAX_ERROR = 0.5, 0.5
 
 
@@ -125,39 +124,3 @@ def block(done: int, least: int) -> int:
     eighth of what there is, so that few are drawn in vain and few rows of few samples run."""
     wanted = least if not done else done // 8
     return max(BLOCK, -(-wanted // BLOCK) * BLOCK)
-
-
-class Remaining:
-    """What the prefix gives for the rows that still sample."""
-
-    def __init__(self, plan: Plan, inputs: Inputs, at_once: int, device: torch.device) -> None:
-        """at_once: rows that run through the prefix together."""
-        self._layouts = plan.prefix_layouts
-        count = len(next(iter(inputs.values())))
-        made = [plan.prefix.forward(*(value[t.start : t.stop] for value in inputs.values()))
-                for t in tiles(count, at_once)]
-        self._values: list[Tensor] = [
-            values[0] if layout is None else layout.together(values)
-            for values, layout in zip(zip(*made, strict=True), self._layouts, strict=True)
-        ]
-        self._rows = torch.arange(count, device=device)
-
-    def keep(self, rows: Tensor) -> None:
-        """Leaves out all but these places, ascending, of the rows at the start."""
-        if len(rows) == len(self._rows):
-            return
-        where = torch.searchsorted(self._rows, rows)
-        self._values = [
-            value if layout is None else layout.picked(value, where)
-            for value, layout in zip(self._values, self._layouts, strict=True)
-        ]
-        self._rows = rows
-
-    def tile(self, part: range) -> list[Tensor]:
-        """Of the rows that remain, the ones from part.start on."""
-        if len(part) == len(self._rows):
-            return self._values
-        return [
-            value if layout is None else layout.part(value, part)
-            for value, layout in zip(self._values, self._layouts, strict=True)
-        ]

@@ -16,7 +16,7 @@ from service import events
 from service.clock import Clock, MonotonicClock
 from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, Overloaded, reason
 from service.repository import ReadyModel
-from service.sampling.sampler import METHODS
+from service.sampling.options import METHODS
 from service.scheduling.job import Answer, Array, Job, Mode, Options, Stops
 from service.scheduling.limits import Limits
 from service.statistics import Method, Uncertainty

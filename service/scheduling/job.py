@@ -12,7 +12,7 @@ from torch import Tensor
 
 from service.repository import ReadyModel
 from service.sampling.masks import Design
-from service.sampling.sampler import MaskSharing, MethodChoice
+from service.sampling.options import MaskSharing, MethodChoice
 from service.sampling.stopping import Decide
 from service.statistics import BLOCK, Method
 from service.statistics.summary import Side, StopReason

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.errors import InvalidOption, ModelFailed, UnservableModel
-from service.sampling import Sampler, plan, prepare
-from service.sampling import sampler as sampler_module
+from service.sampling import Sampler, plan, prepare, running
 from service.sampling.conditional import Ending, MaskLaw
 from service.sampling.marks import SATURATION, alpha_scale
+from service.sampling.options import METHODS
 from service.sampling.reference import reference_sample
-from service.sampling.sampler import METHODS
 from service.sampling.sites import Site
+from service.sampling.split import Split
 from service.statistics import Uncertainty
 
 
@@ -259,7 +259,7 @@ def test_a_row_alone_and_any_chunking_give_the_same_answer(monkeypatch, masks) -
         for name in ("mean", "std", "mean_se", "std_se"):
             torch.testing.assert_close(getattr(alone, name)[0], getattr(whole, name)[i], atol=1e-6, rtol=0)
     monkeypatch.setattr("service.sampling.kernels.working_set_bytes", lambda device: 1)
-    monkeypatch.setattr(sampler_module, "_PREFIX_BYTES", 1)
+    monkeypatch.setattr(running, "PREFIX_BYTES", 1)
     small = prepare(regression(), x, task="regression").uncertainty(x, 100, seed=3, masks=masks)
     for name in ("mean", "std", "mean_se", "std_se"):
         torch.testing.assert_close(getattr(small, name), getattr(whole, name), atol=1e-6, rtol=0)
@@ -325,8 +325,8 @@ def test_alpha_dropout_has_the_mean_and_std_of_all_its_masks(kind, p) -> None:
     kept, dropped = alpha_values(x, p)
     plain = torch.einsum("o...,n...->no", matrix, x.double())
     law = MaskLaw(p, alpha_scale(p), SATURATION)
-    ending = Ending(
-        Site("s", kind, p, True, mask_shape), law, 0, matrix, nn.Identity(), nn.Identity(), [], 1, 1)
+    split = Split(nn.Identity(), [], 1, nn.Identity(), 1, [])
+    ending = Ending(Site("s", kind, p, True, mask_shape), law, 0, matrix, split)
     outputs, chances = [], []
     for bits in itertools.product([0.0, 1.0], repeat=math.prod(mask_shape)):
         keep = torch.tensor(bits).view(1, *mask_shape)

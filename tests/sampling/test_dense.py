@@ -114,7 +114,7 @@ def test_a_row_alone_equals_itself_in_company_whichever_kernels_serve(name) -> N
     net = chain(nn.ReLU())
     sampler = prepare(net, X, task="classification")
     many = torch.randn(300, 12, generator=torch.Generator().manual_seed(1))
-    sampler.serves_from = [(1, kernel_of(sampler, "folded")), (2, kernel_of(sampler, name))]
+    sampler.serves_from[:] = [(1, kernel_of(sampler, "folded")), (2, kernel_of(sampler, name))]
     company = sampler.uncertainty(many, 50, seed=8)
     for i in (0, 127, 128, 299):
         alone = sampler.uncertainty(many[i : i + 1], 50, seed=8)

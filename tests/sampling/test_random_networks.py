@@ -7,10 +7,9 @@ from hypothesis import HealthCheck, event, given, reject, settings
 from torch import Tensor
 
 from service.errors import UnservableModel
-from service.sampling import Sampler, prepare
-from service.sampling import sampler as sampler_module
+from service.sampling import Sampler, prepare, running
 from service.sampling.kernels import Kernel
-from service.sampling.sampler import MaskSharing
+from service.sampling.options import MaskSharing
 from tests.sampling.random_networks import Network, networks
 
 EXAMPLES = 12  # a second or two each, most of it torch.export
@@ -81,7 +80,7 @@ def chunking_changes_nothing(laws: Laws) -> None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(kernel, "working_set_bytes", 1)
                 patch.setattr(kernel, "rows", rows)
-                patch.setattr(sampler_module, "_PREFIX_BYTES", prefix_bytes)
+                patch.setattr(running, "PREFIX_BYTES", prefix_bytes)
                 laws.hold(laws.draws(30, masks, kernel), whole, 1e-6, f"{kernel.name}, {masks}, {rows} rows at once")
 
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.errors import InvalidOption, ModelFailed, UncertaintyUnavailable, UnservableModel
-from service.sampling import Sampler, prepare
-from service.sampling import sampler as sampler_module
+from service.sampling import Sampler, prepare, running
 from service.sampling.arming import state_digest
 
 
@@ -277,7 +276,7 @@ def test_any_chunking_gives_the_same_answer(convolutional, monkeypatch, masks) -
     monkeypatch.setattr(kernel, "working_set_bytes", 1)
     for rows, prefix_bytes in ((1, 1), (3, 1), (3, 1 << 30), (7, 1)):
         monkeypatch.setattr(kernel, "rows", rows)
-        monkeypatch.setattr(sampler_module, "_PREFIX_BYTES", prefix_bytes)
+        monkeypatch.setattr(running, "PREFIX_BYTES", prefix_bytes)
         small = sampler.uncertainty(x, 100, masks=masks)
         torch.testing.assert_close(small.mean, whole.mean, atol=1e-6, rtol=0)
         torch.testing.assert_close(small.std_se, whole.std_se, atol=1e-6, rtol=0)

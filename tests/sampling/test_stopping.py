@@ -58,7 +58,7 @@ class Spy:
 
     def __init__(self, kernel: Kernel, rows: int | None = None) -> None:
         self._kernel, self.seen = kernel, []
-        self.name, self.rows = kernel.name, rows or kernel.rows
+        self.name, self.split, self.rows = kernel.name, kernel.split, rows or kernel.rows
         self.bytes_per_sample, self.working_set_bytes = kernel.bytes_per_sample, kernel.working_set_bytes
 
     def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
@@ -82,7 +82,7 @@ def assert_each_row_has_the_answer_of_its_own_samples(sampler, x, answer, **opti
 
 
 def test_the_prefix_of_the_convolutional_network_has_rows_on_two_axes(convolutional) -> None:
-    assert sorted(layout.axis for layout in convolutional[0]._plan.prefix_layouts) == [0, 1]
+    assert sorted(layout.axis for layout in convolutional[0].kernels[0].split.prefix_layouts) == [0, 1]
 
 
 @pytest.mark.parametrize("masks", ["shared", "independent"])
@@ -133,7 +133,7 @@ def test_few_rows_at_a_time_give_the_same_answer(chain, monkeypatch, budget) -> 
     sampler, x = chain
     for masks in ("shared", "independent"):
         whole = sampler.uncertainty(x[:12], masks=masks, tolerance=0.06)
-        monkeypatch.setattr("service.sampling.sampler.SEEN_BYTES", budget)
+        monkeypatch.setattr("service.sampling.drawing.SEEN_BYTES", budget)
         small = sampler.uncertainty(x[:12], masks=masks, tolerance=0.06)
         monkeypatch.undo()
         assert torch.equal(small.samples_per_row, whole.samples_per_row)

@@ -1,0 +1,111 @@
+"""Samples of rows that may stop early: only those that have not are run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from service.sampling.arming import Inputs
+from service.sampling.bank import Draw
+from service.sampling.chunks import share
+from service.sampling.kernels import Kernel, tiles
+from service.sampling.memory import in_cuts
+from service.sampling.options import Asked
+from service.sampling.outputs import finite
+from service.sampling.rows import part_of, row_count
+from service.sampling.running import PREFIX_BYTES, Runner
+from service.sampling.split import Split
+from service.sampling.stopping import StopRule, until_settled
+from service.statistics import StoppedUncertainty
+from service.statistics.stopped import StoppedRows
+
+SEEN_BYTES = 64 << 20  # samples that are kept of rows that run together, until all of them have stopped
+
+
+def stopped(
+    runner: Runner, rows: Inputs, asked: Asked, rule: StopRule, choose: Callable[[int], Kernel],
+    predict: Callable[[Inputs], Tensor],
+) -> StoppedUncertainty:
+    """Runs rows until each has settled or has all samples. choose: the kernel for so many rows, always one of the
+    general kernel's split. predict: the deterministic pass."""
+    samples, outputs, device = asked.samples, runner.outputs, next(iter(rows.values())).device
+    columns = math.prod(outputs.shape)
+    group = max(1, min(PREFIX_BYTES // (4 * runner.general.split.prefix_width), SEEN_BYTES // (4 * samples * columns)))
+
+    def run(part: range) -> StoppedRows:
+        some = part_of(rows, part)
+        draw = _drawing(runner, some, asked.first_row + part.start, asked, choose)
+        watch = rule.watch(partial(predict, some), (samples, len(part), columns), device)
+        return until_settled(watch, outputs.task, samples, len(part), draw, asked.keep, device)
+
+    groups = runner.room.through(row_count(rows), group, run)
+    return StoppedUncertainty(groups, outputs.shape, samples, rule.reason)
+
+
+def _drawing(
+    runner: Runner, rows: Inputs, first_row: int, asked: Asked, choose: Callable[[int], Kernel]
+) -> Callable[[int, int, Tensor], Tensor]:
+    """What draws the samples of those of `rows` that still sample: see `until_settled`. first_row: place of the first
+    of these rows in the request."""
+    room, read = runner.room, runner.outputs.read
+    remaining = Remaining(runner.general.split, rows, runner.general.rows)
+
+    def draw(first: int, most: int, active: Tensor) -> Tensor:
+        remaining.keep(active)
+        kernel = choose(len(active))
+        parts = tiles(len(active), room.rows(kernel.rows))
+        widest = len(parts[0])
+        size, at_once, kernel = share(kernel, runner.general, room, widest, asked.independent, most)
+        room.using(widest, at_once)
+        # the bank keeps the first samples for the next request, though more may be needed
+        some = Draw("iid", asked.seed, first, size, first + size)
+        shared = None if asked.independent else kernel.drawn(some, None)
+        outputs = []
+        for part in parts:
+            drawn = shared or kernel.drawn(some, active[part.start : part.stop].cpu().numpy() + first_row)
+            output = in_cuts(kernel, remaining.tile(part), len(part), size, drawn, at_once)
+            outputs.append(read(output).reshape(size, len(part), -1))
+            if asked.checkpoint is not None:
+                asked.checkpoint()
+        return finite(torch.cat(outputs, 1))
+
+    return draw
+
+
+class Remaining:
+    """What the prefix gives for the rows that still sample."""
+
+    def __init__(self, split: Split, inputs: Inputs, at_once: int) -> None:
+        """at_once: rows that run through the prefix together."""
+        self._layouts = split.prefix_layouts
+        count = row_count(inputs)
+        made = [split.prefix.forward(*part_of(inputs, part).values()) for part in tiles(count, at_once)]
+        self._values: list[Tensor] = [
+            values[0] if layout is None else layout.together(values)
+            for values, layout in zip(zip(*made, strict=True), self._layouts, strict=True)
+        ]
+        self._rows = torch.arange(count, device=next(iter(inputs.values())).device)
+
+    def keep(self, rows: Tensor) -> None:
+        """Leaves out all but these places, ascending, of the rows at the start."""
+        if len(rows) == len(self._rows):
+            return
+        where = torch.searchsorted(self._rows, rows)
+        self._values = [
+            value if layout is None else layout.picked(value, where)
+            for value, layout in zip(self._values, self._layouts, strict=True)
+        ]
+        self._rows = rows
+
+    def tile(self, part: range) -> list[Tensor]:
+        """Of the rows that remain, the ones from part.start on."""
+        if len(part) == len(self._rows):
+            return self._values
+        return [
+            value if layout is None else layout.part(value, part)
+            for value, layout in zip(self._values, self._layouts, strict=True)
+        ]

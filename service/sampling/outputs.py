@@ -1,0 +1,86 @@
+"""What a network's outputs stand for: from numbers to probabilities, and from samples of them to an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from service.errors import ModelFailed, UnservableModel
+from service.statistics import (
+    Accumulator,
+    ClosedForm,
+    ConditionalAccumulator,
+    Method,
+    NoiseHead,
+    NoisyAccumulator,
+    NoisyUncertainty,
+    Task,
+    Uncertainty,
+)
+
+SampleAccumulator = Accumulator | ConditionalAccumulator | ClosedForm
+
+
+class Outputs:
+    """task: of the network. shape: of a row's answer. noise_head: what the second half of the columns is of the first;
+    None where all columns are answers."""
+
+    def __init__(self, task: Task, shape: tuple[int, ...]) -> None:
+        self.task: Task = task
+        self.shape = shape
+        self.noise_head: NoiseHead | None = None
+
+    def use_noise_head(self, head: NoiseHead) -> None:
+        """UnservableModel where the outputs are not locations and as many of their noise."""
+        if self.task != "regression" or len(self.shape) != 1 or self.shape[0] % 2:
+            raise UnservableModel(
+                f"a network with a noise head is a regression and gives (rows, 2·targets), locations and then as many "
+                f"of their noise; this one is of the task {self.task} and gives {self.shape} for a row"
+            )
+        self.noise_head, self.shape = head, (self.shape[0] // 2,)
+
+    def read(self, output: Tensor) -> Tensor:
+        """(…, rows, …) as the network gives it, to float32 probabilities (classification, multilabel) or values."""
+        output = output.float()
+        if self.task == "classification":
+            # rows innermost in memory: softmax and statistics over classes are several times faster so
+            if output.dim() == 3 and (classes_first := output.permute(2, 0, 1)).is_contiguous():
+                return classes_first.softmax(0).permute(1, 2, 0)
+            return output.mT.contiguous().softmax(-2).mT
+        return output.sigmoid() if self.task == "multilabel" else output
+
+    def located(self, values: Tensor) -> Tensor:
+        """Without the columns of the noise."""
+        return values if self.noise_head is None else values[:, : self.shape[0]].contiguous()
+
+    def accumulator(self, balanced: bool, keep: bool, method: Method = "sampled") -> SampleAccumulator:
+        """What takes the samples of some rows."""
+        if self.noise_head is not None:
+            return NoisyAccumulator(self.noise_head, balanced, keep)
+        if method == "sampled":
+            return Accumulator(self.task, balanced, keep)
+        return ClosedForm() if method == "closed_form" else ConditionalAccumulator(balanced)
+
+    def answer(self, parts: Sequence[SampleAccumulator], method: Method = "sampled") -> Uncertainty:
+        kind = Uncertainty if self.noise_head is None else NoisyUncertainty
+        return kind(parts, self.shape, method)
+
+
+def finite(values: Tensor) -> Tensor:
+    """The same. ModelFailed where any value is not finite."""
+    # a sum is not finite where any summand is not: one pass, no tensor of flags
+    if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
+        raise ModelFailed("the model gave an output that is not finite (NaN or infinity)")
+    return values
+
+
+def check_finished(accumulator: SampleAccumulator) -> None:
+    """ModelFailed where any sample was not finite."""
+    finite(accumulator.moments.mean)  # not finite where any sample is not
+    if isinstance(accumulator, NoisyAccumulator) and not bool(accumulator.noise_variance.isfinite().all()):
+        raise ModelFailed("the noise head gave a negative standard deviation, or one that is not finite")
+    if not isinstance(accumulator, Accumulator):
+        finite(accumulator.moments.std)  # computed, not sampled

@@ -1,0 +1,66 @@
+"""All samples of some rows: the prefix once, then chunks of samples through the suffix and into the statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from service.sampling.arming import Inputs
+from service.sampling.bank import Draw
+from service.sampling.chunks import share
+from service.sampling.kernels import Kernel, tiles
+from service.sampling.memory import Room, in_cuts
+from service.sampling.options import Asked
+from service.sampling.outputs import Outputs, SampleAccumulator, check_finished
+from service.sampling.rows import part_of, row_count
+from service.statistics import Method
+
+PREFIX_BYTES = 32 << 20  # values of the prefix that are held while all samples run
+
+
+class Runner:
+    """general: the kernel that runs whatever another cannot. room: how much runs at once. outputs: what becomes of
+    what the kernels give."""
+
+    def __init__(self, general: Kernel, room: Room, outputs: Outputs) -> None:
+        self.general, self.room, self.outputs = general, room, outputs
+
+    def accumulated(self, rows: Inputs, asked: Asked, kernel: Kernel, method: Method) -> list[SampleAccumulator]:
+        """Runs all samples of all rows. An accumulator for each part of the rows, in order."""
+        # as many rows share what is made of the masks as their values of the prefix may take of memory
+        group = max(kernel.rows, PREFIX_BYTES // (4 * kernel.split.prefix_width))
+
+        def run(part: range) -> list[SampleAccumulator]:
+            return self._group(part_of(rows, part), asked.first_row + part.start, asked, kernel, method)
+
+        groups = self.room.through(row_count(rows), group, run)
+        return [accumulator for accumulators in groups for accumulator in accumulators]
+
+    def _group(
+        self, rows: Inputs, first_row: int, asked: Asked, kernel: Kernel, method: Method
+    ) -> list[SampleAccumulator]:
+        """first_row: place of the first of these rows in the request."""
+        room, read = self.room, self.outputs.read
+        parts = tiles(row_count(rows), room.rows(kernel.rows))
+        most = len(parts[0])
+        size, at_once, kernel = share(kernel, self.general, room, most, asked.independent, asked.samples)
+        room.using(most)
+        values = [kernel.split.prefix.forward(*part_of(rows, part).values()) for part in parts]
+        room.using(most, at_once)
+        balanced = asked.design == "balanced"
+        accumulators = [self.outputs.accumulator(balanced, asked.keep, method) for _ in parts]
+
+        def run_chunk(first: int) -> None:  # what it makes of masks is gone before the next chunk makes its own
+            draw = Draw(asked.design, asked.seed, first, min(size, asked.samples - first), asked.samples)
+            shared = None if asked.independent else kernel.drawn(draw, None)
+            for part, given, accumulator in zip(parts, values, accumulators, strict=True):
+                drawn = shared or kernel.drawn(draw, np.arange(part.start, part.stop) + first_row)
+                output = in_cuts(kernel, given, len(part), draw.samples, drawn, at_once)
+                accumulator.add(read(output).reshape(draw.samples, len(part), -1))
+                if asked.checkpoint is not None:
+                    asked.checkpoint()
+
+        for first in range(0, asked.samples, size):
+            run_chunk(first)
+        for accumulator in accumulators:
+            check_finished(accumulator)
+        return accumulators

@@ -1,0 +1,82 @@
+"""The kernels of a network, and which of them serves how many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from service.clock import MonotonicClock
+from service.errors import InvalidOption
+from service.sampling.bank import SeedBank
+from service.sampling.chunks import MASKS_AT_ONCE_BYTES, chunk
+from service.sampling.conditional import Conditional
+from service.sampling.eager import Eager
+from service.sampling.kernels import Folded, FoldedChain, Kernel, Stacked, Thinned, Timing, fastest_from
+from service.sampling.plan import Plan
+from service.sampling.sites import Site
+from service.statistics import BLOCK
+
+
+class Kernels:
+    """general: runs everything, rows with masks of their own too. every: those that sample, general first.
+    conditional: the one that averages over the last site's masks; None where the plan has no ending.
+    serves_from: (rows, kernel), ascending: each serves from so many rows on. timings: by which that was settled."""
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        by_name, bank = {site.name: site for site in plan.sites}, SeedBank()
+        sites = [by_name[name] for name in plan.split.masks]
+        self.general = _general(plan, sites, bank, device)
+        self.every: list[Kernel] = [self.general]
+        if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= MASKS_AT_ONCE_BYTES:
+            self.every += [kind(plan.chain, plan.split, sites, bank) for kind in (Thinned, Stacked)]
+        self.conditional: Conditional | None = None
+        if plan.ending is not None:
+            others = [by_name[name] for name in plan.ending.split.masks]
+            self.conditional = Conditional(plan.ending, others, bank, device)
+        self.serves_from: list[tuple[int, Kernel]] = [(1, self.every[-1])]
+        self.timings: list[Timing] = []
+
+    def tune(self, given: Sequence[Tensor]) -> None:
+        """Times the kernels on copies of some rows and settles which one serves how many rows. given: by input."""
+
+        def read(kernel: Kernel, rows: int) -> Sequence[Tensor]:
+            some = [value.repeat(-(-rows // value.shape[0]), *[1] * (value.dim() - 1))[:rows] for value in given]
+            made: Sequence[Tensor] = kernel.split.prefix.forward(*some)
+            return made
+
+        if len(self.every) > 1:
+            self.timings = fastest_from(self.every, read, chunk, MonotonicClock())
+            self.serves_from[:] = [(timing.rows, timing.fastest) for timing in self.timings]
+
+    def for_rows(self, rows: int, independent: bool, wanted: Kernel | None) -> Kernel:
+        """The one that serves so many rows; `wanted` where that is given. independent: whether rows have masks of
+        their own. InvalidOption where the wanted one cannot run them."""
+        if independent:
+            if wanted not in (None, self.general):
+                raise InvalidOption("kernel: only the folded one runs rows that have masks of their own")
+            return self.general
+        return wanted or self._serving(rows)[-1]
+
+    def for_remaining(self, rows: int, independent: bool, wanted: Kernel | None) -> Kernel:
+        """As `for_rows`, for rows that stop early: as they become fewer they change kernels, on values of one prefix,
+        the general kernel's."""
+        if wanted is not None and wanted.split is not self.general.split:
+            raise InvalidOption(f"kernel: {wanted.name} has a prefix of its own, on which rows cannot stop early")
+        if independent or wanted is not None:
+            return self.for_rows(rows, independent, wanted)
+        sharing = [kernel for kernel in self._serving(rows) if kernel.split is self.general.split]
+        return sharing[-1] if sharing else self.general
+
+    def _serving(self, rows: int) -> list[Kernel]:
+        return [kernel for first, kernel in self.serves_from if rows >= first]
+
+
+def _general(plan: Plan, sites: Sequence[Site], bank: SeedBank, device: torch.device) -> Kernel:
+    """sites: the active ones."""
+    if plan.network is not None:
+        return Eager(plan.network, plan.split, plan.sites)
+    if plan.chain is not None:
+        return FoldedChain(plan.chain, plan.split, sites, bank, device, plan.dtype)
+    return Folded(plan.split, sites, bank, device, plan.dtype)
