@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-_LAYOUT = 1  # of the structures below, as in library.h
+_LAYOUT = 2  # of the structures below, as in library.h
+MOST_CLASSES = 1024
+_ONE_THREAD = 1 << 15
+
 _Int, _Pointer = ctypes.c_int64, ctypes.c_void_p
 
 
@@ -53,8 +57,17 @@ class Chain(ctypes.Structure):
     """What `errorbar_dense_chain` reads."""
 
     _fields_: ClassVar[Sequence[tuple[str, type]]] = [
-        ("rows", _Int), ("samples", _Int), ("count", _Int), ("row_masks", _Int), ("softmax", _Int),
+        ("rows", _Int), ("samples", _Int), ("count", _Int), ("row_masks", _Int),
         ("values", _Pointer), ("output", _Pointer), ("stages", _Pointer),
+    ]
+
+
+class Classes(ctypes.Structure):
+    """What `errorbar_softmax` and `errorbar_information` read."""
+
+    _fields_: ClassVar[Sequence[tuple[str, type]]] = [
+        ("samples", _Int), ("rows", _Int), ("classes", _Int), ("values", _Pointer), ("made", _Pointer),
+        ("size", _Int), ("entropies", _Pointer), ("votes", _Pointer),
     ]
 
 
@@ -74,6 +87,17 @@ def library() -> ctypes.CDLL | None:
     if not same:
         logging.getLogger(__name__).warning("%s is of another version; torch does its work", found.origin)
         return None
-    for name in ("errorbar_masks", "errorbar_moments", "errorbar_dense_chain"):
-        getattr(loaded, name).argtypes = [ctypes.c_void_p, ctypes.c_int]
+    for name in ("masks", "moments", "dense_chain", "softmax", "information"):
+        getattr(loaded, f"errorbar_{name}").argtypes = [ctypes.c_void_p, ctypes.c_int]
     return loaded
+
+
+def reads(values: Tensor) -> bool:
+    """Whether the library is there and can read the tensor: float32, contiguous, in the CPU's memory."""
+    fits = values.dtype is torch.float32 and values.device.type == "cpu" and values.is_contiguous()
+    return fits and library() is not None
+
+
+def threads(numbers: int) -> int:
+    """How many share the work on so many numbers: one where waking the others would take longer."""
+    return torch.get_num_threads() if numbers > _ONE_THREAD else 1

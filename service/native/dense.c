@@ -16,21 +16,6 @@ struct room {
 
 #define TOGETHER 16 /* passes that share a panel of weights while it is in the nearest cache */
 
-INLINE void softmax(float *logits, int64_t classes, int64_t width) {
-    v16 most = all(-__builtin_inff());
-    for (int64_t i = classes; i < width; i++) logits[i] = -__builtin_inff();
-    for (int64_t i = 0; i < width; i += LANES) most = larger(load(logits + i), most);
-    const v16 top = across(most, 1);
-    v16 sums = all(0.0f);
-    for (int64_t i = 0; i < width; i += LANES) {
-        const v16 x = exponential(load(logits + i) - top);
-        store(logits + i, x);
-        sums += x;
-    }
-    const v16 share = 1.0f / across(sums, 0);
-    for (int64_t i = 0; i < width; i += LANES) store(logits + i, load(logits + i) * share);
-}
-
 #if defined(__x86_64__)
 #define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt"
 #define TARGET __attribute__((target(AVX512)))

@@ -83,10 +83,8 @@ TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t en
             out = swap;
         }
         const struct stage *last = &c->stages[c->count - 1];
-        for (int64_t i = 0; i < passes; i++) {
-            if (c->softmax) softmax(value + i * room.stride, last->out, last->width);
+        for (int64_t i = 0; i < passes; i++)
             memcpy(c->output + (start + i) * last->out, value + i * room.stride, last->out * sizeof(float));
-        }
     }
 }
 

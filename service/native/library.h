@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define LAYOUT 1
+#define LAYOUT 2
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -47,7 +47,6 @@ struct stage {
 struct chain {
     int64_t rows, samples, count;
     int64_t row_masks;            /* whether each row has masks of its own */
-    int64_t softmax;              /* whether to give probabilities */
     const float *values;          /* (rows, in of the first stage) */
     float *output;                /* (samples, rows, out of the last stage) */
     struct stage *stages;
@@ -55,6 +54,23 @@ struct chain {
 
 /* Fills c->output. Returns 0, or 1 where memory ran out. */
 int errorbar_dense_chain(const struct chain *c, int threads);
+
+#define MOST_CLASSES 1024
+
+struct classes {
+    int64_t samples, rows, classes; /* at most MOST_CLASSES */
+    const float *values;            /* (samples, rows, classes): logits, or probabilities */
+    float *made;                    /* of that shape: the logits' probabilities */
+    int64_t size;                   /* samples of a block, but for the last one */
+    double *entropies;              /* (blocks, rows): sums of the samples' entropies, nats */
+    int64_t *votes;                 /* (rows, classes): samples whose most probable class it is */
+};
+
+/* Fills c->made from logits. */
+void errorbar_softmax(const struct classes *c, int threads);
+
+/* Fills c->entropies and c->votes from probabilities. */
+void errorbar_information(const struct classes *c, int threads);
 
 int errorbar_layout(void);
 

@@ -24,17 +24,6 @@ INLINE v16 choose(i16 where, v16 yes, v16 no) { return (v16)(((i16)yes & where) 
 
 INLINE v16 larger(v16 a, v16 b) { return choose(a > b, a, b); }
 
-/* The largest of all lanes, or their sum, in every lane. */
-INLINE v16 across(v16 x, int most) {
-    for (int step = LANES / 2; step; step /= 2) {
-        i16 other;
-        for (int j = 0; j < LANES; j++) other[j] = j ^ step;
-        const v16 y = __builtin_shuffle(x, other);
-        x = most ? larger(x, y) : x + y;
-    }
-    return x;
-}
-
 /* e^x for x at most 88, within 2 units in the last place; 0 where it is under the least positive float.
    Cody and Waite's reduction to |r| <= ln 2 / 2, then a polynomial (Cephes, expf). */
 INLINE v16 exponential(v16 x) {
@@ -55,6 +44,31 @@ INLINE v16 exponential(v16 x) {
     p *= (v16)((half + 127) << 23);
     p *= (v16)((n - half + 127) << 23);
     return choose(x < least, all(0.0f), choose(x == x, p, x));
+}
+
+/* log x for x >= 0, within 2 units in the last place; -infinity at 0. */
+INLINE v16 logarithm(v16 x) {
+    const i16 tiny = x < all(1.17549435e-38f);
+    const v16 y = choose(tiny, x * 8388608.0f, x); /* denormals by 2^23 */
+    i16 bits = (i16)y;
+    i16 n = (bits >> 23) - 126;
+    v16 m = (v16)((bits & 0x007FFFFF) | 0x3F000000); /* in [1/2, 1) */
+    const i16 low = m < all(0.70710678118654752f);
+    n = n + low - (tiny & 23); /* a true comparison is -1 */
+    m = choose(low, m + m, m) - 1.0f;
+    const v16 square = m * m;
+    v16 p = m * 7.0376836292e-2f - 1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m - 1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m - 1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m - 2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    const v16 e = __builtin_convertvector(n, v16);
+    p = p * m * square - 2.12194440e-4f * e - 0.5f * square;
+    const v16 found = m + p + 0.693359375f * e;
+    return choose(x == 0.0f, all(-__builtin_inff()), choose(x == x, found, x));
 }
 
 #endif

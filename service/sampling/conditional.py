@@ -120,7 +120,7 @@ class Ending:
 class Conditional(Folded):
     """Samples of the other sites' masks; in place of an output its mean and standard deviation over the last one's."""
 
-    name = "conditional"
+    name = _purpose = "conditional"
 
     def __init__(self, ending: Ending, sites: Sequence[Site], bank: SeedBank, device: torch.device) -> None:
         super().__init__(ending.split, sites, bank, device)

@@ -29,6 +29,7 @@ _UNARY = {
     _aten.leaky_relu.default: None, _aten.elu.default: None, _aten.softplus.default: None,
     _aten.hardtanh.default: None, _aten.mish.default: None,
 }  # element by element, and the in-place twin where it saves something
+_RELU: dict[tuple[Any, ...], bool] = {(): False, (_aten.relu.default,): True}
 _BINARY = {_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor}
 _Step = Callable[[Tensor], Tensor]
 
@@ -37,7 +38,8 @@ _Step = Callable[[Tensor], Tensor]
 class Stage:
     """A site, the linear layer that reads it and what follows element by element.
 
-    weight: (out, in); bias: (out, 1); keeps: a unit's chance to stay; steps: on (…, out, rows).
+    weight: (out, in); bias: (out, 1); keeps: a unit's chance to stay; steps: on (…, out, rows). relu: whether they are
+    a ReLU, or none at all; None where they are anything else.
     """
 
     site: str
@@ -45,6 +47,7 @@ class Stage:
     weight: Tensor
     bias: Tensor
     steps: tuple[_Step, ...]
+    relu: bool | None
 
 
 class DenseChain:
@@ -156,12 +159,14 @@ def dense_chain(root: nn.Module, output: fx.Node, active: Mapping[fx.Node, str])
     node = output
     while len(stages) < len(active):
         steps: list[_Step] = []
+        targets: list[Any] = []
         while node.target != _aten.linear.default:
             if node.target is not drop or node in active:
                 step = _elementwise(root, node, per_feature=not stages)
                 if step is None:
                     return None
                 steps.insert(0, step)
+                targets.append(node.target)
             node = cast(fx.Node, node.args[0])
         site, *parameters = node.args
         weight, bias = (_constant(root, p) for p in (*parameters, None)[:2])
@@ -171,7 +176,7 @@ def dense_chain(root: nn.Module, output: fx.Node, active: Mapping[fx.Node, str])
         if weight is None or (bias is None and parameters[1:] not in ([], [None])) or site.meta["val"].dim() != 2:
             return None
         column = (weight.new_zeros(len(weight)) if bias is None else bias).unsqueeze(1)
-        stages.insert(0, Stage(active[site], 1 - mark.p, weight, column, tuple(steps)))
+        stages.insert(0, Stage(active[site], 1 - mark.p, weight, column, tuple(steps), _RELU.get(tuple(targets))))
         node = site_input(site)
     return DenseChain(stages) if stages else None
 

@@ -30,9 +30,11 @@ Places = np.ndarray | None  # of rows in their request, where each has masks of 
 
 class Kernel(Protocol):
     """name: for people. split: what it runs. rows: that run together at most. bytes_per_sample: of what it makes of one
-    sample's masks, shared by all rows. working_set_bytes: of the activations of rows and samples that run together."""
+    sample's masks, shared by all rows. working_set_bytes: of the activations of rows and samples that run together.
+    per_row_masks: whether rows may have masks of their own."""
 
     name: str
+    per_row_masks: bool
     split: Split
     rows: int
     bytes_per_sample: int
@@ -50,6 +52,8 @@ class Folded:
     """Samples × rows as one batch through the suffix, multiplied by masks. Fits every network."""
 
     name = "folded"
+    per_row_masks = True
+    _purpose = "folded"  # of what the bank keeps for it
 
     def __init__(
         self, split: Split, sites: Sequence[Site], bank: SeedBank, device: torch.device,
@@ -70,7 +74,7 @@ class Folded:
         """One tensor a site, (samples, rows or 1, *mask_shape)."""
         if places is not None:
             return [self._made(site, draw, places) for site in self._sites]
-        return self._bank.get(self.name, draw, lambda d: [self._made(s, d, None).unsqueeze(1) for s in self._sites])
+        return self._bank.get(self._purpose, draw, lambda d: [self._made(s, d, None).unsqueeze(1) for s in self._sites])
 
     def _made(self, site: Site, draw: Draw, places: Places) -> Tensor:
         return self._multipliers(draw.design, draw.seed, site.name, site.p, site.mask_shape, draw.first, draw.samples,
@@ -96,6 +100,7 @@ class Thinned:
     """Each sample as the smaller network that its mask leaves. For chains of linear layers and shared masks."""
 
     name = "thinned"
+    per_row_masks = False
     rows = 128
     working_set_bytes = 4 << 20
 

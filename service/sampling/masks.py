@@ -43,7 +43,6 @@ MAX_OUTER = 3  # coordinates outside the innermost that the counter has room for
 
 _LOW = 0xFFFFFFFF
 _CACHED_WORDS = 1 << 16  # made and used at once, so that all passes over them stay in a core's cache
-_ONE_THREAD = 1 << 16  # numbers that take no longer than waking the others
 _NO_PATTERNS = np.zeros(1, np.int32)
 _DEVICE_WORDS = 1 << 20  # the same on a device, where every pass is a launch
 
@@ -109,7 +108,7 @@ def _filled_natively(
         key, balanced, made.shape[3], blocks.start, len(blocks), len(outer), outer.ctypes.data, rest, few, many,
         patterns.ctypes.data, keeps, made.data_ptr(),
     )
-    library.errorbar_masks(byref(wanted), torch.get_num_threads() if made.numel() > _ONE_THREAD else 1)
+    library.errorbar_masks(byref(wanted), native.threads(made.numel()))
     return True
 
 

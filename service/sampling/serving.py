@@ -16,6 +16,7 @@ from service.sampling.eager import Eager
 from service.sampling.kernels import Folded, FoldedChain, Kernel, Stacked, Thinned, Timing, fastest_from
 from service.sampling.plan import Plan
 from service.sampling.sites import Site
+from service.sampling.sparse import Sparse
 from service.statistics import BLOCK
 
 
@@ -31,6 +32,8 @@ class Kernels:
         self.every: list[Kernel] = [self.general]
         if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= MASKS_AT_ONCE_BYTES:
             self.every += [kind(plan.chain, plan.split, sites, bank) for kind in (Thinned, Stacked)]
+        if plan.chain is not None and Sparse.fits(plan.chain, device, plan.dtype):
+            self.every.append(Sparse(plan.chain, plan.split, sites, bank, device))
         self.conditional: Conditional | None = None
         if plan.ending is not None:
             others = [by_name[name] for name in plan.ending.split.masks]
@@ -53,21 +56,19 @@ class Kernels:
     def for_rows(self, rows: int, independent: bool, wanted: Kernel | None) -> Kernel:
         """The one that serves so many rows; `wanted` where that is given. independent: whether rows have masks of
         their own. InvalidOption where the wanted one cannot run them."""
-        if independent:
-            if wanted not in (None, self.general):
-                raise InvalidOption("kernel: only the folded one runs rows that have masks of their own")
-            return self.general
-        return wanted or self._serving(rows)[-1]
+        if wanted is not None:
+            if independent and not wanted.per_row_masks:
+                raise InvalidOption(f"kernel: {wanted.name} cannot run rows that have masks of their own")
+            return wanted
+        return [self.general, *(k for k in self._serving(rows) if k.per_row_masks or not independent)][-1]
 
     def for_remaining(self, rows: int, independent: bool, wanted: Kernel | None) -> Kernel:
         """As `for_rows`, for rows that stop early: as they become fewer they change kernels, on values of one prefix,
         the general kernel's."""
         if wanted is not None and wanted.split is not self.general.split:
             raise InvalidOption(f"kernel: {wanted.name} has a prefix of its own, on which rows cannot stop early")
-        if independent or wanted is not None:
-            return self.for_rows(rows, independent, wanted)
-        sharing = [kernel for kernel in self._serving(rows) if kernel.split is self.general.split]
-        return sharing[-1] if sharing else self.general
+        kernel = self.for_rows(rows, independent, wanted)
+        return kernel if kernel.split is self.general.split else self.general
 
     def _serving(self, rows: int) -> list[Kernel]:
         return [kernel for first, kernel in self.serves_from if rows >= first]

@@ -18,7 +18,6 @@ from torch import Tensor
 from service import native
 from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out, sizes
 
-_ONE_THREAD = 1 << 16  # numbers that take no longer than waking the others
 _PerBlock = tuple[list[int], Tensor]  # samples in each block; its sums, (blocks, 3, …), in the order of the totals
 
 
@@ -157,17 +156,16 @@ def _from_totals(totals: Tensor, n: int, blocks: int | None) -> tuple[Tensor, Te
 
 def _natively(values: Tensor, blocks: int) -> tuple[Tensor, Tensor] | None:
     """As `_at_once`; None where the native library is not there or does not read such values."""
-    library = native.library() if values.dtype is torch.float32 and values.device.type == "cpu" else None
-    if library is None:
+    values, library = values.contiguous(), native.library()
+    if library is None or not native.reads(values):
         return None
-    values = values.contiguous()
     samples, columns = values.shape
     mean = torch.empty(columns, dtype=torch.float64)
     std = torch.empty_like(mean)
     wanted = native.Moments(
         samples, columns, blocks if blocks > 1 else 0, values.data_ptr(), mean.data_ptr(), std.data_ptr()
     )
-    library.errorbar_moments(byref(wanted), torch.get_num_threads() if values.numel() > _ONE_THREAD else 1)
+    library.errorbar_moments(byref(wanted), native.threads(values.numel()))
     return mean, std
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from service import native
 from service.sampling.masks import multipliers
+from service.sampling.outputs import Outputs
+from service.statistics.information import InformationSums
 from service.statistics.moments import Moments
 
 needs_library = pytest.mark.skipif(native.library() is None, reason="the native library was not built here")
@@ -84,3 +86,43 @@ def test_a_library_of_another_version_is_not_used(monkeypatch, caplog) -> None:
         assert native.library() is None
     finally:
         native.library.cache_clear()
+
+
+@needs_library
+@pytest.mark.parametrize("shape", [(50, 1, 10), (20, 33, 3), (13, 5, 1024), (7, 4, 1)])
+def test_probabilities_and_what_they_disagree_about_are_those_of_torch(monkeypatch, shape) -> None:
+    logits = 8 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    logits[0, 0, 0] = -300.0
+    outputs = Outputs("classification", shape[2:])
+    counts = [10] * (shape[0] // 10) + [shape[0] % 10] * (shape[0] % 10 > 0)
+    fast_p, fast, slow = outputs.read(logits), InformationSums(False), InformationSums(False)
+    moments = Moments(False)
+    moments.add(fast_p, counts)
+    fast.add(fast_p, counts)
+    found = fast.finish(moments.finish())
+    without_library(monkeypatch)
+    torch.testing.assert_close(fast_p, outputs.read(logits), rtol=2e-6, atol=1e-38)
+    slow.add(fast_p, counts)
+    expected = slow.finish(moments.finish())
+    torch.testing.assert_close(found.expected_entropy, expected.expected_entropy, rtol=1e-6, atol=1e-7)
+    assert torch.equal(found.variation_ratio, expected.variation_ratio)
+    torch.testing.assert_close(found.entropy, expected.entropy, rtol=1e-9, atol=1e-12)
+
+
+@needs_library
+def test_certain_and_impossible_classes_have_no_entropy() -> None:
+    probabilities = torch.tensor([1.0, 0.0, 0.0]).expand(20, 2, 3).contiguous()
+    sums, moments = InformationSums(False), Moments(False)
+    sums.add(probabilities, [10, 10])
+    moments.add(probabilities, [10, 10])
+    assert sums.finish(moments.finish()).expected_entropy.tolist() == [0.0, 0.0]
+
+
+@needs_library
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_give_no_probabilities(bad) -> None:
+    logits = torch.zeros(2, 3, 4)
+    logits[1, 2, 3] = bad
+    found = Outputs("classification", (4,)).read(logits)
+    assert found[1, 2].isnan().any()
+    assert torch.equal(found[:, :2], torch.full((2, 2, 4), 0.25))

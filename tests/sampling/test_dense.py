@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from service import native
 from service.clock import ManualClock
-from service.errors import InvalidOption
+from service.errors import InvalidOption, ModelFailed
 from service.sampling import Sampler, prepare
+from service.sampling.bank import Draw
 from service.sampling.kernels import Kernel, fastest_from
 
 X = torch.randn(9, 12, generator=torch.Generator().manual_seed(0))
@@ -61,6 +63,8 @@ class PerFeature(nn.Module):
 
 
 def kernel_of(sampler: Sampler, name: str) -> Kernel:
+    if name == "sparse" and native.library() is None:
+        pytest.skip("the native library was not built here")
     return next(kernel for kernel in sampler.kernels if kernel.name == name)
 
 
@@ -97,10 +101,10 @@ def test_what_is_no_chain_is_folded(net) -> None:
 def test_a_chain_too_wide_for_its_thinned_weights_is_not_thinned() -> None:
     net = nn.Sequential(nn.Linear(12, 700), nn.ReLU(), nn.Dropout(), nn.Linear(700, 700), nn.Dropout(),
                         nn.Linear(700, 2))
-    assert [k.name for k in prepare(net, X, task="regression").kernels] == ["folded"]
+    assert {k.name for k in prepare(net, X, task="regression").kernels} <= {"folded", "sparse"}
 
 
-@pytest.mark.parametrize("name", ["folded", "thinned", "stacked"])
+@pytest.mark.parametrize("name", ["folded", "thinned", "stacked", "sparse"])
 def test_a_sample_that_drops_every_unit_gives_the_bias(name) -> None:
     net = nn.Sequential(nn.Linear(12, 2), nn.Dropout(0.9), nn.Linear(2, 3))
     sampler = prepare(net, X, task="regression")
@@ -109,7 +113,7 @@ def test_a_sample_that_drops_every_unit_gives_the_bias(name) -> None:
     assert 0.5 < at_bias.float().mean() < 1  # 0.9 of the units at a time: 0.81 of the samples
 
 
-@pytest.mark.parametrize("name", ["thinned", "stacked"])
+@pytest.mark.parametrize("name", ["thinned", "stacked", "sparse"])
 def test_a_row_alone_equals_itself_in_company_whichever_kernels_serve(name) -> None:
     net = chain(nn.ReLU())
     sampler = prepare(net, X, task="classification")
@@ -120,6 +124,44 @@ def test_a_row_alone_equals_itself_in_company_whichever_kernels_serve(name) -> N
         alone = sampler.uncertainty(many[i : i + 1], 50, seed=8)
         torch.testing.assert_close(alone.mean[0], company.mean[i], atol=1e-6, rtol=0)
         torch.testing.assert_close(alone.std[0], company.std[i], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("widths", [(1, 1, 1), (15, 16, 17), (31, 32, 33), (48, 130, 10), (300, 65, 2)])
+@pytest.mark.parametrize("masks", ["shared", "independent"])
+def test_layers_of_any_width_run_sparse(widths, masks) -> None:
+    torch.manual_seed(6)
+    a, b, c = widths
+    net = nn.Sequential(nn.Linear(12, a), nn.ReLU(), nn.Dropout(0.5), nn.Linear(a, b), nn.ReLU(), nn.Dropout(0.1),
+                        nn.Linear(b, b, bias=False), nn.Dropout(0.9), nn.Linear(b, c))
+    sampler = prepare(net, X, task="regression")
+    kernel = kernel_of(sampler, "sparse")
+    fast = sampler.uncertainty(X, 50, seed=3, masks=masks, include_samples=True, kernel=kernel)
+    slow = sampler.reference(X, 50, seed=3, masks=masks)
+    torch.testing.assert_close(fast.draws, slow.draws, atol=2e-6 * float(slow.draws.abs().max()), rtol=0)
+
+
+def test_a_row_that_runs_sparse_has_the_same_bits_in_any_company() -> None:
+    sampler = prepare(chain(nn.ReLU()), X, task="regression")
+    kernel = kernel_of(sampler, "sparse")
+    (values,) = kernel.split.prefix(torch.randn(600, 12, generator=torch.Generator().manual_seed(1)))
+    drawn = kernel.drawn(Draw("balanced", 8, 0, 50, 50), None)
+    company = kernel.run([values], 600, 50, drawn)
+    for i in (0, 1, 599):
+        assert torch.equal(kernel.run([values[i : i + 1]], 1, 50, drawn)[:, 0], company[:, i])
+
+
+def test_only_relu_stands_between_layers_that_run_sparse() -> None:
+    names = [[k.name for k in prepare(chain(act), X, task="regression").kernels] for act in (nn.ReLU(), nn.GELU())]
+    assert "sparse" not in names[1]
+    assert "sparse" in names[0] or native.library() is None
+
+
+def test_a_network_that_gives_no_number_fails_when_it_runs_sparse() -> None:
+    sampler = prepare(chain(nn.ReLU()), X, task="classification")
+    x = X.clone()
+    x[4, 2] = float("nan")
+    with pytest.raises(ModelFailed):
+        sampler.uncertainty(x, kernel=kernel_of(sampler, "sparse"))
 
 
 def test_independent_masks_cannot_be_asked_of_thinned_networks() -> None:

@@ -1,0 +1,72 @@
+"""Chains of linear layers with ReLU or nothing between, one sample of a row at a time, in C.
+
+Half of a layer's units are dropped, half of the others are left at 0 by ReLU: their weights are not read, so a sample
+costs a quarter of the multiplications, and there is no step of torch between the layers. A row's answer does not depend
+on what else runs, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import addressof, byref
+
+import torch
+from torch import Tensor
+
+from service import native
+from service.sampling.bank import SeedBank
+from service.sampling.dense import DenseChain, Stage
+from service.sampling.kernels import FoldedChain
+from service.sampling.sites import Site
+from service.sampling.split import Split
+
+_LANES = 16
+_WORK = 64  # multiplications in the time of one number elsewhere; see `native.threads`
+
+
+class Sparse(FoldedChain):
+    """Rows may have masks of their own."""
+
+    name = "sparse"
+
+    def __init__(
+        self, chain: DenseChain, split: Split, sites: Sequence[Site], bank: SeedBank, device: torch.device
+    ) -> None:
+        super().__init__(chain, split, sites, bank, device)
+        self.rows, self.working_set_bytes = 512, 64 << 20  # nothing but masks and outputs is held
+        self._kept: list[Tensor] = []  # what the stages point to
+        self._stages = (native.Stage * len(chain.stages))(*map(self._stage, chain.stages))
+        self._outputs = chain.stages[-1].weight.shape[0]
+        self._products = sum(stage.weight.numel() for stage in chain.stages)
+
+    @staticmethod
+    def fits(chain: DenseChain | None, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether such a chain can run so, here."""
+        return (
+            chain is not None and device.type == "cpu" and dtype is torch.float32 and native.library() is not None
+            and all(stage.relu is not None for stage in chain.stages)
+        )
+
+    def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
+        value = values[0].contiguous()
+        output = torch.empty(samples, rows, self._outputs)
+        for stage, mask in zip(self._stages, drawn, strict=True):
+            stage.mask = mask.data_ptr()
+        chain = native.Chain(
+            rows, samples, len(self._stages), drawn[0].shape[1] > 1, value.data_ptr(), output.data_ptr(),
+            addressof(self._stages),
+        )
+        library = native.library()
+        assert library is not None
+        if library.errorbar_dense_chain(byref(chain), native.threads(samples * rows * self._products // _WORK)):
+            raise MemoryError("not enough memory for a layer's values")
+        return output
+
+    def _stage(self, stage: Stage) -> native.Stage:
+        outputs, inputs = stage.weight.shape
+        width = -(-outputs // _LANES) * _LANES
+        weight, bias = torch.zeros(inputs, width), torch.zeros(width)
+        weight[:, :outputs], bias[:outputs] = stage.weight.T, stage.bias[:, 0]
+        panels = torch.cat([panel.flatten() for panel in weight.split(2 * _LANES, 1)])
+        self._kept += [panels, bias]
+        return native.Stage(inputs, outputs, width, panels.data_ptr(), bias.data_ptr(), 0, bool(stage.relu))
