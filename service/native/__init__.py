@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-_LAYOUT = 2  # of the structures below, as in library.h
+_LAYOUT = 4  # of the structures below, as in library.h
 MOST_CLASSES = 1024
 _ONE_THREAD = 1 << 15
 
@@ -48,8 +48,8 @@ class Stage(ctypes.Structure):
     """One layer of a `Chain`."""
 
     _fields_: ClassVar[Sequence[tuple[str, type]]] = [
-        ("inputs", _Int), ("outputs", _Int), ("width", _Int), ("weight", _Pointer), ("bias", _Pointer),
-        ("mask", _Pointer), ("relu", _Int),
+        ("inputs", _Int), ("outputs", _Int), ("width", _Int), ("words", _Int), ("weight", _Pointer),
+        ("bias", _Pointer), ("keeps", _Pointer), ("relu", _Int),
     ]
 
 
@@ -57,7 +57,7 @@ class Chain(ctypes.Structure):
     """What `errorbar_dense_chain` reads."""
 
     _fields_: ClassVar[Sequence[tuple[str, type]]] = [
-        ("rows", _Int), ("samples", _Int), ("count", _Int), ("row_masks", _Int),
+        ("rows", _Int), ("samples", _Int), ("count", _Int), ("row_masks", _Int), ("softmax", _Int),
         ("values", _Pointer), ("output", _Pointer), ("stages", _Pointer),
     ]
 

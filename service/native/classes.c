@@ -13,11 +13,11 @@ INLINE void gathered(const float *values, int64_t count, int64_t classes, float 
         for (int64_t j = 0; j < classes; j++) across[j * LANES + row] = values[row * classes + j];
 }
 
-CLONES static void softmax(const float *values, int64_t rows, int64_t classes, float *made) {
+CLONES void errorbar_softmax_rows(const float *logits, int64_t rows, int64_t classes, float *made) {
     float across[MOST_CLASSES * LANES];
-    for (int64_t first = 0; first < rows; first += LANES, values += LANES * classes, made += LANES * classes) {
+    for (int64_t first = 0; first < rows; first += LANES, logits += LANES * classes, made += LANES * classes) {
         const int64_t count = rows - first < LANES ? rows - first : LANES;
-        gathered(values, count, classes, across);
+        gathered(logits, count, classes, across);
         v16 most = load(across), sum = all(0.0f);
         for (int64_t j = 1; j < classes; j++) most = larger(load(across + j * LANES), most);
         for (int64_t j = 0; j < classes; j++) {
@@ -36,8 +36,8 @@ void errorbar_softmax(const struct classes *c, int threads) {
     const int64_t total = c->samples * c->rows, tile = ENOUGH / c->classes + 1;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t first = 0; first < total; first += tile)
-        softmax(c->values + first * c->classes, total - first < tile ? total - first : tile, c->classes,
-                c->made + first * c->classes);
+        errorbar_softmax_rows(c->values + first * c->classes, total - first < tile ? total - first : tile, c->classes,
+                              c->made + first * c->classes);
 }
 
 CLONES static void information(const struct classes *c, int64_t first, int64_t count) {

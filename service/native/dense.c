@@ -9,7 +9,7 @@
 #include "vectors.h"
 
 struct room {
-    float *even, *odd, *kept;
+    float *even, *odd;
     int32_t *place;
     int64_t stride; /* numbers of each for a pass */
 };
@@ -56,13 +56,12 @@ int errorbar_dense_chain(const struct chain *c, int threads) {
     const int64_t total = c->rows * c->samples, parts = threads;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t part = 0; part < parts; part++) {
-        float *memory = aligned_alloc(64, 4 * TOGETHER * widest * sizeof(float));
+        float *memory = aligned_alloc(64, 3 * TOGETHER * widest * sizeof(float));
         if (!memory) {
             failed = 1;
             continue;
         }
-        const struct room room = {memory, memory + TOGETHER * widest, memory + 2 * TOGETHER * widest,
-                                  (int32_t *)(memory + 3 * TOGETHER * widest), widest};
+        const struct room room = {memory, memory + TOGETHER * widest,                                   (int32_t *)(memory + 2 * TOGETHER * widest), widest};
         run(c, total * part / parts, total * (part + 1) / parts, room);
         free(memory);
     }

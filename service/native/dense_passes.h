@@ -1,25 +1,22 @@
-/* The chain of linear layers, once for each kind of processor: NAME(f), PANEL and, with AVX-512, COMPRESS are set. */
+/* The chain of linear layers, once for each kind of processor: NAME(f), TARGET and, with AVX-512, COMPRESS are set. */
 
-/* made: value times mask; place: of what is not 0 there. Returns how many. */
-TARGET static inline int64_t NAME(active)(
-    const float *value, const float *mask, int64_t n, float *made, int32_t *place) {
+/* place: of the units that are kept and not 0. Returns how many. */
+TARGET static inline int64_t NAME(active)(const float *value, const uint16_t *keeps, int64_t n, int32_t *place) {
     int64_t count = 0;
 #ifdef COMPRESS
     const __m512i step = _mm512_set1_epi32(16);
     __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     for (int64_t i = 0; i < n; i += 16, places = _mm512_add_epi32(places, step)) {
-        __mmask16 there = n - i >= 16 ? 0xFFFF : (__mmask16)((1u << (n - i)) - 1);
-        __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, value + i), _mm512_maskz_loadu_ps(there, mask + i));
-        __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-        _mm512_storeu_ps(made + i, x);
+        const __m512 x = n - i >= 16 ? _mm512_loadu_ps(value + i)
+                                     : _mm512_maskz_loadu_ps((__mmask16)((1u << (n - i)) - 1), value + i);
+        const __mmask16 counts = _mm512_mask_cmp_ps_mask(keeps[i / 16], x, _mm512_setzero_ps(), _CMP_NEQ_UQ);
         _mm512_storeu_si512(place + count, _mm512_maskz_compress_epi32(counts, places));
         count += __builtin_popcount(counts);
     }
 #else
     for (int64_t i = 0; i < n; i++) {
-        made[i] = value[i] * mask[i];
         place[count] = (int32_t)i;
-        count += made[i] != 0;
+        count += (keeps[i / 16] >> i % 16 & 1) & (value[i] != 0);
     }
 #endif
     return count;
@@ -36,16 +33,16 @@ TARGET static inline int64_t NAME(active)(
         int64_t k = 0;                                                                                 \
         for (; k + TURNS <= count; k += TURNS)                                                         \
             UNROLLED for (int j = 0; j < TURNS * PARTS; j++) sums[j / PARTS][j % PARTS] +=             \
-                made[place[k + j / PARTS]] * load(weight + LANES * (PARTS * place[k + j / PARTS] + j % PARTS)); \
+                value[place[k + j / PARTS]] * load(weight + LANES * (PARTS * place[k + j / PARTS] + j % PARTS)); \
         for (; k < count; k++)                                                                         \
             UNROLLED for (int j = 0; j < PARTS; j++) sums[0][j] +=                                     \
-                made[place[k]] * load(weight + LANES * (PARTS * place[k] + j));                               \
+                value[place[k]] * load(weight + LANES * (PARTS * place[k] + j));                               \
         UNROLLED for (int j = PARTS; j < TURNS * PARTS; j++) sums[0][j % PARTS] += sums[j / PARTS][j % PARTS]; \
         UNROLLED for (int j = 0; j < PARTS; j++) store(out + LANES * j, sums[0][j]);                   \
     }
 
 TARGET static void NAME(panel)(
-    const float *made, const int32_t *place, int64_t count, const float *weight, const float *bias, int wide,
+    const float *value, const int32_t *place, int64_t count, const float *weight, const float *bias, int wide,
     float *out) {
     if (wide) SUM(2, 4) else SUM(1, 4)
 }
@@ -56,18 +53,18 @@ TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t en
         float *value = room.odd, *out = room.even;
         for (int64_t s = 0; s < c->count; s++) {
             const struct stage *stage = &c->stages[s];
+            const float *read[TOGETHER];
             int64_t counts[TOGETHER];
             for (int64_t i = 0; i < passes; i++) {
-                const int64_t pass = start + i;
-                const float *mask = stage->mask + (c->row_masks ? pass : pass / c->rows) * stage->in;
-                const float *read = s ? value + i * room.stride : c->values + pass % c->rows * stage->in;
-                counts[i] = NAME(active)(read, mask, stage->in, room.kept + i * room.stride, room.place + i * room.stride);
+                const int64_t pass = start + i, draw = c->row_masks ? pass : pass / c->rows;
+                read[i] = s ? value + i * room.stride : c->values + pass % c->rows * stage->in;
+                counts[i] = NAME(active)(read[i], stage->keeps + draw * stage->words, stage->in, room.place + i * room.stride);
             }
             const float *weight = stage->weight;
             for (int64_t at = 0; at < stage->width;) {
                 const int wide = stage->width - at >= 2 * LANES;
                 for (int64_t i = 0; i < passes; i++)
-                    NAME(panel)(room.kept + i * room.stride, room.place + i * room.stride, counts[i], weight,
+                    NAME(panel)(read[i], room.place + i * room.stride, counts[i], weight,
                                 stage->bias + at, wide, out + i * room.stride + at);
                 weight += stage->in * (1 + wide) * LANES;
                 at += (1 + wide) * LANES;
@@ -85,6 +82,8 @@ TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t en
         const struct stage *last = &c->stages[c->count - 1];
         for (int64_t i = 0; i < passes; i++)
             memcpy(c->output + (start + i) * last->out, value + i * room.stride, last->out * sizeof(float));
+        float *output = c->output + start * last->out;
+        if (c->softmax) errorbar_softmax_rows(output, passes, last->out, output);
     }
 }
 

@@ -4,7 +4,8 @@
 
 #include <stdint.h>
 
-#define LAYOUT 2
+#define LAYOUT 4
+#define MOST_CLASSES 1024
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -37,16 +38,17 @@ struct moments {
 void errorbar_moments(const struct moments *m, int threads);
 
 struct stage {
-    int64_t in, out, width;       /* width: out, rounded up to whole vectors of 16 */
+    int64_t in, out, width, words; /* width: out, rounded up to vectors of 16; words: that hold the bits of a mask */
     const float *weight;          /* panels of 32 outputs (the last one may have 16), each (in, outputs); 0 beyond out */
     const float *bias;            /* (width) */
-    const float *mask;            /* (samples or passes, in): 0, or what a unit is multiplied by */
+    const uint16_t *keeps;        /* (samples or passes, words): bit i % 16 of word i / 16 says whether unit i stays */
     int64_t relu;
 };
 
 struct chain {
     int64_t rows, samples, count;
     int64_t row_masks;            /* whether each row has masks of its own */
+    int64_t softmax;              /* whether to give probabilities; out of the last stage is at most MOST_CLASSES then */
     const float *values;          /* (rows, in of the first stage) */
     float *output;                /* (samples, rows, out of the last stage) */
     struct stage *stages;
@@ -54,8 +56,6 @@ struct chain {
 
 /* Fills c->output. Returns 0, or 1 where memory ran out. */
 int errorbar_dense_chain(const struct chain *c, int threads);
-
-#define MOST_CLASSES 1024
 
 struct classes {
     int64_t samples, rows, classes; /* at most MOST_CLASSES */
@@ -65,6 +65,9 @@ struct classes {
     double *entropies;              /* (blocks, rows): sums of the samples' entropies, nats */
     int64_t *votes;                 /* (rows, classes): samples whose most probable class it is */
 };
+
+/* Of (rows, classes); made may be logits. */
+void errorbar_softmax_rows(const float *logits, int64_t rows, int64_t classes, float *made);
 
 /* Fills c->made from logits. */
 void errorbar_softmax(const struct classes *c, int threads);

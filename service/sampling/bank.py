@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -16,18 +16,17 @@ _REMEMBERED_KEYS = 1024
 KEPT_SAMPLES = 500  # the bank serves the usual request; a long one makes its masks as it goes
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """Some of a seed's samples: `samples` of them, from `first` on, for a request of `total`."""
 
     design: Design
     seed: int
     first: int
     samples: int
-    total: int = field(compare=False)
+    total: int
 
 
-_Key = tuple[str, Draw]
+_Key = tuple[str, tuple[object, ...]]  # the purpose, and a draw without its total
 
 
 class SeedBank:
@@ -39,7 +38,7 @@ class SeedBank:
 
     def get(self, purpose: str, draw: Draw, make: Callable[[Draw], list[Tensor]]) -> list[Tensor]:
         """The tensors of that draw, made where they are not at hand."""
-        key = (purpose, draw)
+        key = (purpose, draw[:4])
         kept = self._proven.get(key)
         if kept is not None:
             return kept

@@ -68,7 +68,7 @@ def _drawing(
         for part in parts:
             drawn = shared or kernel.drawn(some, active[part.start : part.stop].cpu().numpy() + first_row)
             output = in_cuts(kernel, remaining.tile(part), len(part), size, drawn, at_once)
-            outputs.append(read(output).reshape(size, len(part), -1))
+            outputs.append((output if kernel.normalised else read(output)).reshape(size, len(part), -1))
             if asked.checkpoint is not None:
                 asked.checkpoint()
         return finite(torch.cat(outputs, 1))

@@ -180,7 +180,7 @@ class Eager:
     """The kernel of such a network: rows by samples, one at a time."""
 
     name = "eager"
-    per_row_masks = True
+    per_row_masks, normalised = True, False
     rows = 1 << 30
     bytes_per_sample = 0
     working_set_bytes = 1

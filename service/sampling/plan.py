@@ -161,7 +161,10 @@ def _per_row(size: object) -> int:
 
 
 def _quick(root: nn.Module, graph: fx.Graph) -> nn.Module:
-    return fx.GraphModule(root, with_quick_calls(graph))
+    made = fx.GraphModule(root, with_quick_calls(graph))
+    # found at once, without a module's search for what it is; a plan stays on the device that it was made on
+    vars(made).update((str(n.target), getattr(made, str(n.target))) for n in made.graph.nodes if n.op == "get_attr")
+    return made
 
 
 def _without_sites(graph: fx.Graph, wanted: Sequence[fx.Node]) -> fx.Graph:

@@ -44,7 +44,7 @@ class Runner:
         most = len(parts[0])
         size, at_once, kernel = share(kernel, self.general, room, most, asked.independent, asked.samples)
         room.using(most)
-        values = [kernel.split.prefix.forward(*part_of(rows, part).values()) for part in parts]
+        read_by_suffix = [kernel.split.prefix.forward(*part_of(rows, part).values()) for part in parts]
         room.using(most, at_once)
         balanced = asked.design == "balanced"
         accumulators = [self.outputs.accumulator(balanced, asked.keep, method) for _ in parts]
@@ -52,10 +52,11 @@ class Runner:
         def run_chunk(first: int) -> None:  # what it makes of masks is gone before the next chunk makes its own
             draw = Draw(asked.design, asked.seed, first, min(size, asked.samples - first), asked.samples)
             shared = None if asked.independent else kernel.drawn(draw, None)
-            for part, given, accumulator in zip(parts, values, accumulators, strict=True):
+            for part, given, accumulator in zip(parts, read_by_suffix, accumulators, strict=True):
                 drawn = shared or kernel.drawn(draw, np.arange(part.start, part.stop) + first_row)
                 output = in_cuts(kernel, given, len(part), draw.samples, drawn, at_once)
-                accumulator.add(read(output).reshape(draw.samples, len(part), -1))
+                values = output if kernel.normalised else read(output)
+                accumulator.add(values.reshape(draw.samples, len(part), -1))
                 if asked.checkpoint is not None:
                     asked.checkpoint()
 

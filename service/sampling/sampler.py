@@ -55,7 +55,7 @@ class Sampler:
         self.dtype_note = ""  # why not the dtype that was asked for; empty where it is
         self.bfloat16_error: Bfloat16Error | None = None  # measured when it was prepared
         self.sites: list[Site] = plan.sites
-        self._kernels = Kernels(plan, device)
+        self._kernels = Kernels(plan, device, task)
         self._general, self._conditional = self._kernels.general, self._kernels.conditional
         self._room, self._room_to_predict = Room(device), Room(device, samples_a_row=1)
         self._runner = Runner(self._general, self._room, self._outputs)

@@ -17,7 +17,7 @@ from service.sampling.kernels import Folded, FoldedChain, Kernel, Stacked, Thinn
 from service.sampling.plan import Plan
 from service.sampling.sites import Site
 from service.sampling.sparse import Sparse
-from service.statistics import BLOCK
+from service.statistics import BLOCK, Task
 
 
 class Kernels:
@@ -25,7 +25,7 @@ class Kernels:
     conditional: the one that averages over the last site's masks; None where the plan has no ending.
     serves_from: (rows, kernel), ascending: each serves from so many rows on. timings: by which that was settled."""
 
-    def __init__(self, plan: Plan, device: torch.device) -> None:
+    def __init__(self, plan: Plan, device: torch.device, task: Task) -> None:
         by_name, bank = {site.name: site for site in plan.sites}, SeedBank()
         sites = [by_name[name] for name in plan.split.masks]
         self.general = _general(plan, sites, bank, device)
@@ -33,7 +33,7 @@ class Kernels:
         if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= MASKS_AT_ONCE_BYTES:
             self.every += [kind(plan.chain, plan.split, sites, bank) for kind in (Thinned, Stacked)]
         if plan.chain is not None and Sparse.fits(plan.chain, device, plan.dtype):
-            self.every.append(Sparse(plan.chain, plan.split, sites, bank, device))
+            self.every.append(Sparse(plan.chain, plan.split, sites, bank, device, task == "classification"))
         self.conditional: Conditional | None = None
         if plan.ending is not None:
             others = [by_name[name] for name in plan.ending.split.masks]

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ctypes import addressof, byref
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from service import native
-from service.sampling.bank import SeedBank
+from service.sampling.bank import Draw, SeedBank
 from service.sampling.dense import DenseChain, Stage
-from service.sampling.kernels import FoldedChain
+from service.sampling.kernels import FoldedChain, Places
 from service.sampling.sites import Site
 from service.sampling.split import Split
 
@@ -27,16 +28,22 @@ _WORK = 64  # multiplications in the time of one number elsewhere; see `native.t
 class Sparse(FoldedChain):
     """Rows may have masks of their own."""
 
-    name = "sparse"
+    name = _purpose = "sparse"
 
     def __init__(
-        self, chain: DenseChain, split: Split, sites: Sequence[Site], bank: SeedBank, device: torch.device
+        self, chain: DenseChain, split: Split, sites: Sequence[Site], bank: SeedBank, device: torch.device,
+        classifies: bool,
     ) -> None:
+        """classifies: whether the outputs are logits of classes."""
         super().__init__(chain, split, sites, bank, device)
         self.rows, self.working_set_bytes = 512, 64 << 20  # nothing but masks and outputs is held
         self._kept: list[Tensor] = []  # what the stages point to
         self._stages = (native.Stage * len(chain.stages))(*map(self._stage, chain.stages))
         self._outputs = chain.stages[-1].weight.shape[0]
+        self.normalised = classifies and self._outputs <= native.MOST_CLASSES
+        self._chain_of_stages = native.Chain(
+            count=len(self._stages), softmax=self.normalised, stages=addressof(self._stages)
+        )
         self._products = sum(stage.weight.numel() for stage in chain.stages)
 
     @staticmethod
@@ -48,25 +55,37 @@ class Sparse(FoldedChain):
         )
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
-        value = values[0].contiguous()
-        output = torch.empty(samples, rows, self._outputs)
-        for stage, mask in zip(self._stages, drawn, strict=True):
-            stage.mask = mask.data_ptr()
-        chain = native.Chain(
-            rows, samples, len(self._stages), drawn[0].shape[1] > 1, value.data_ptr(), output.data_ptr(),
-            addressof(self._stages),
-        )
+        value, output = values[0].contiguous(), torch.empty(samples, rows, self._outputs)
+        for stage, keeps in zip(self._stages, drawn, strict=True):
+            stage.keeps = keeps.data_ptr()
+        chain = self._chain_of_stages
+        chain.rows, chain.samples, chain.row_masks = rows, samples, drawn[0].shape[1] > 1
+        chain.values, chain.output = value.data_ptr(), output.data_ptr()
         library = native.library()
         assert library is not None
         if library.errorbar_dense_chain(byref(chain), native.threads(samples * rows * self._products // _WORK)):
             raise MemoryError("not enough memory for a layer's values")
         return output
 
+    def _made(self, site: Site, draw: Draw, places: Places) -> Tensor:
+        """Sixteen bits a word, 1 where a unit stays: (samples, rows or none, words), int16."""
+        keeps = super()._made(site, draw, places).numpy() != 0
+        words = np.zeros((*keeps.shape[:-1], _words(keeps.shape[-1])), np.int16)
+        packed = np.packbits(keeps, -1, "little")
+        words.view(np.uint8)[..., : packed.shape[-1]] = packed
+        return torch.from_numpy(words)
+
     def _stage(self, stage: Stage) -> native.Stage:
         outputs, inputs = stage.weight.shape
         width = -(-outputs // _LANES) * _LANES
         weight, bias = torch.zeros(inputs, width), torch.zeros(width)
-        weight[:, :outputs], bias[:outputs] = stage.weight.T, stage.bias[:, 0]
+        weight[:, :outputs], bias[:outputs] = stage.weight.T / stage.keeps, stage.bias[:, 0]
         panels = torch.cat([panel.flatten() for panel in weight.split(2 * _LANES, 1)])
         self._kept += [panels, bias]
-        return native.Stage(inputs, outputs, width, panels.data_ptr(), bias.data_ptr(), 0, bool(stage.relu))
+        return native.Stage(
+            inputs, outputs, width, _words(inputs), panels.data_ptr(), bias.data_ptr(), relu=bool(stage.relu)
+        )
+
+
+def _words(units: int) -> int:
+    return -(-units // _LANES)

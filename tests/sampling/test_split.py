@@ -36,7 +36,8 @@ class Halving:
         self._kernel, self._most, self.ran = kernel, most, 0
         self.split = replace(kernel.split, prefix=Doubling(kernel.split.prefix))
         self.rows, self.bytes_per_sample = kernel.rows, kernel.bytes_per_sample
-        self.working_set_bytes, self.per_row_masks = kernel.working_set_bytes, kernel.per_row_masks
+        self.working_set_bytes = kernel.working_set_bytes
+        self.per_row_masks, self.normalised = kernel.per_row_masks, kernel.normalised
 
     def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
         return self._kernel.drawn(draw, places)
