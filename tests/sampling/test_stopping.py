@@ -60,6 +60,7 @@ class Spy:
         self._kernel, self.seen = kernel, []
         self.name, self.split, self.rows = kernel.name, kernel.split, rows or kernel.rows
         self.bytes_per_sample, self.working_set_bytes = kernel.bytes_per_sample, kernel.working_set_bytes
+        self.per_row_masks, self.normalised = kernel.per_row_masks, kernel.normalised
 
     def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
         return self._kernel.drawn(draw, places)
