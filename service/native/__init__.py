@@ -18,10 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-_LAYOUT = 4  # of the structures below, as in library.h
+_LAYOUT = 5  # of the structures below, as in library.h
 MOST_CLASSES = 1024
 _ONE_THREAD = 1 << 15
-
 _Int, _Pointer = ctypes.c_int64, ctypes.c_void_p
 
 
@@ -71,6 +70,27 @@ class Classes(ctypes.Structure):
     ]
 
 
+class Convolution(ctypes.Structure):
+    """What a `ChannelSums` is of."""
+
+    _fields_: ClassVar[Sequence[tuple[str, type]]] = [
+        ("channels", _Int), ("height", _Int), ("width", _Int), ("padded_height", _Int), ("padded_width", _Int),
+        ("top", _Int), ("left", _Int), ("taps", _Int), ("outputs", _Int), ("positions", _Int), ("phases", _Int),
+        ("relu", _Int), ("lanes", _Int), ("tap_at", _Pointer), ("slot_at", _Pointer), ("weight", _Pointer),
+        ("bias", _Pointer),
+    ]
+
+
+class ChannelSums(ctypes.Structure):
+    """What `errorbar_channel_sums` reads."""
+
+    _fields_: ClassVar[Sequence[tuple[str, type]]] = [
+        ("convolution", ctypes.POINTER(Convolution)), ("rows", _Int), ("samples", _Int), ("values", _Pointer),
+        ("stride", _Int * 4), ("mask", _Pointer), ("mask_rows", _Int), ("after", _Pointer), ("after_rows", _Int),
+        ("output", _Pointer),
+    ]
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The functions of library.h; None where they were not built, or not from this source."""
@@ -87,7 +107,7 @@ def library() -> ctypes.CDLL | None:
     if not same:
         logging.getLogger(__name__).warning("%s is of another version; torch does its work", found.origin)
         return None
-    for name in ("masks", "moments", "dense_chain", "softmax", "information"):
+    for name in ("masks", "moments", "dense_chain", "softmax", "information", "channel_sums"):
         getattr(loaded, f"errorbar_{name}").argtypes = [ctypes.c_void_p, ctypes.c_int]
     return loaded
 

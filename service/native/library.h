@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define LAYOUT 4
+#define LAYOUT 5
 #define MOST_CLASSES 1024
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
@@ -74,6 +74,37 @@ void errorbar_softmax(const struct classes *c, int threads);
 
 /* Fills c->entropies and c->votes from probabilities. */
 void errorbar_information(const struct classes *c, int threads);
+
+struct convolution {
+    int64_t channels, height, width, padded_height, padded_width, top, left; /* top, left: of the padding */
+    int64_t taps, outputs;
+    int64_t positions;            /* of the output, behind the max-pool */
+    int64_t phases;               /* numbers of which the pool takes the largest: 1 (no pool), 2 or 4 */
+    int64_t relu;
+    int64_t lanes;                /* output channels side by side: 8, or 16 where errorbar_channel_lanes says so */
+    const int32_t *tap_at;        /* (taps): places in a padded plane, from a window's start */
+    const int32_t *slot_at;       /* (positions, phases): where the windows start; eight at a time, the last repeated */
+    const float *weight;          /* (outputs / lanes rounded up, channels, taps, lanes) */
+    const float *bias;            /* (outputs, rounded up to whole lanes) */
+};
+
+struct channel_sums {
+    const struct convolution *convolution;
+    int64_t rows, samples;
+    const float *values;          /* (rows, channels, height, width), so many numbers apart: */
+    int64_t stride[4];
+    const float *mask;            /* (samples, mask_rows, channels): each sample's of 0 and one positive number */
+    int64_t mask_rows;            /* 1, or as many as rows */
+    const float *after;           /* NULL, or (samples, after_rows, outputs): what the results are multiplied by */
+    int64_t after_rows;
+    float *output;                /* (samples, rows, positions, outputs) */
+};
+
+/* Fills s->output. Returns 0, or 1 where memory ran out. */
+int errorbar_channel_sums(const struct channel_sums *s, int threads);
+
+/* The most lanes that this processor runs: 16 or 8. */
+int64_t errorbar_channel_lanes(void);
 
 int errorbar_layout(void);
 

@@ -22,7 +22,7 @@ from service.sampling.split import Split
 from service.statistics import BLOCK
 
 _TRIED_ROWS = (1, 4, 8, 16, 32, 64, 128)
-_TRIED_SAMPLES = 50
+USUAL_SAMPLES = 50
 _TRIES, _PATIENCE_SECONDS = 7, 0.3
 
 Places = np.ndarray | None  # of rows in their request, where each has masks of its own
@@ -184,9 +184,9 @@ def _seconds(
     chunk: Callable[[Kernel, int, bool], int], clock: Clock,
 ) -> list[float]:
     """Each kernel's time a sample: the shortest of a few turns, for what else the machine does only adds to it."""
-    draws = [Draw("balanced", 0, 0, n, n) for n in (min(chunk(k, rows, False), _TRIED_SAMPLES) for k in kernels)]
+    draws = [Draw("balanced", 0, 0, n, n) for n in (min(chunk(k, rows, False), USUAL_SAMPLES) for k in kernels)]
     turns: list[list[float]] = []
-    while len(turns) < _TRIES and sum(map(sum, turns)) * _TRIED_SAMPLES < _PATIENCE_SECONDS:
+    while len(turns) < _TRIES and sum(map(sum, turns)) * USUAL_SAMPLES < _PATIENCE_SECONDS:
         turns.append([])
         for kernel, draw in zip(kernels, draws, strict=True):
             started = clock.now()
@@ -194,5 +194,5 @@ def _seconds(
             made = clock.now()
             kernel.run(values, rows, draw.samples, kernel.drawn(draw, None))
             finish(values[0].device)
-            turns[-1].append((made - started) / _TRIED_SAMPLES + (clock.now() - made) / draw.samples)
+            turns[-1].append((made - started) / USUAL_SAMPLES + (clock.now() - made) / draw.samples)
     return [min(times) for times in zip(*(turns[1:] or turns), strict=True)]

@@ -61,8 +61,11 @@ def channels_last(graph: fx.Graph, root: nn.Module) -> None:
     for node in graph.nodes:
         weight = _held(root, node.args[1]) if node.target is _aten.conv2d.default else None
         if weight is not None:
+            _, channels, height, width = weight.shape
             name = str(cast(fx.Node, node.args[1]).target)
-            root.register_buffer(name, weight.contiguous(memory_format=torch.channels_last))
+            # torch takes a single channel's own strides for channels first
+            strides = (channels * height * width, 1, channels * width, channels)
+            root.register_buffer(name, weight.new_empty_strided(weight.shape, strides).copy_(weight))
 
 
 def sink(graph: fx.Graph, sites: dict[fx.Node, Mark]) -> dict[fx.Node, Mark]:

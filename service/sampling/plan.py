@@ -146,7 +146,7 @@ def _ending(
     return Ending(by_node[last], law, axis, matrix, split)
 
 
-def _width(node: fx.Node) -> int:
+def width_of(node: fx.Node) -> int:
     """Numbers of a value for one row."""
     value = node.meta.get("val")
     values = value if isinstance(value, tuple | list) else [value]
@@ -210,9 +210,9 @@ class _Suffix:
         return Split(
             prefix=_quick(self._captured.root, _without_sites(self._captured.graph, boundary)),
             prefix_layouts=[self._layouts.of(n) for n in boundary],
-            prefix_width=max(1, sum(_width(n) for n in boundary)),
+            prefix_width=max(1, sum(width_of(n) for n in boundary)),
             suffix=suffix,
-            suffix_width=max((_width(n) for n in self._tainted), default=1),
+            suffix_width=max((width_of(n) for n in self._tainted), default=1),
             masks=[self._active[n] for n in self.mask_nodes],
         ), boundary
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from service.clock import MonotonicClock
 from service.errors import InvalidOption
 from service.sampling.bank import SeedBank
+from service.sampling.channels import ChannelSums, with_channel_sums
 from service.sampling.chunks import MASKS_AT_ONCE_BYTES, chunk
 from service.sampling.conditional import Conditional
 from service.sampling.eager import Eager
@@ -34,6 +35,9 @@ class Kernels:
             self.every += [kind(plan.chain, plan.split, sites, bank) for kind in (Thinned, Stacked)]
         if plan.chain is not None and Sparse.fits(plan.chain, device, plan.dtype):
             self.every.append(Sparse(plan.chain, plan.split, sites, bank, device, task == "classification"))
+        summed = with_channel_sums(plan) if device.type == "cpu" else None
+        if summed is not None:
+            self.every.append(ChannelSums(summed, sites, bank, device))
         self.conditional: Conditional | None = None
         if plan.ending is not None:
             others = [by_name[name] for name in plan.ending.split.masks]
@@ -65,10 +69,13 @@ class Kernels:
     def for_remaining(self, rows: int, independent: bool, wanted: Kernel | None) -> Kernel:
         """As `for_rows`, for rows that stop early: as they become fewer they change kernels, on values of one prefix,
         the general kernel's."""
-        if wanted is not None and wanted.split is not self.general.split:
+        if wanted is not None and not self._shares_prefix(wanted):
             raise InvalidOption(f"kernel: {wanted.name} has a prefix of its own, on which rows cannot stop early")
         kernel = self.for_rows(rows, independent, wanted)
-        return kernel if kernel.split is self.general.split else self.general
+        return kernel if self._shares_prefix(kernel) else self.general
+
+    def _shares_prefix(self, kernel: Kernel) -> bool:
+        return kernel.split.prefix is self.general.split.prefix
 
     def _serving(self, rows: int) -> list[Kernel]:
         return [kernel for first, kernel in self.serves_from if rows >= first]

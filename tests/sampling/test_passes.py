@@ -99,3 +99,13 @@ class Two(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.memory(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convolutions_give_channels_last_those_of_a_single_channel_too(channels) -> None:
+    x = torch.randn(2, channels, 8, 8)
+    net = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.3))
+    captured = capture(private_copy(net), {"x": x}, True)
+    weight = next(n for n in captured.graph.nodes if n.target is _aten.conv2d.default).args[1]
+    made = torch.conv2d(x, getattr(captured.root, weight.target))
+    assert made.stride()[1] == 1

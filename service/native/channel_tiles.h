@@ -1,0 +1,126 @@
+/* Tiles of channel_sums.c, once for each kind of processor: NAME(f), TARGET and LANES, channels in a vector, are set. */
+
+typedef float NAME(lanes) __attribute__((vector_size(4 * LANES), may_alias));
+typedef float NAME(loose) __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* anywhere in memory */
+#define lanes NAME(lanes)
+#define loose NAME(loose)
+
+/* yes ? a : b, lane by lane */
+#define CHOSEN(yes, a, b) ((lanes)(((yes) & (__typeof__(yes))(a)) | (~(yes) & (__typeof__(yes))(b))))
+/* NaN where either is */
+#define LARGER(a, b) CHOSEN((a) == (a), CHOSEN((a) > (b), a, b), a)
+
+/* What each input channel adds to the sums at SLOTS positions, for LANES output channels: partial (channels + 1, SLOTS,
+   LANES); the last one is the total. row: padded; weight: (channels, taps, LANES). */
+TARGET static void NAME(partial_maps)(
+    const struct convolution *c, const float *row, const float *weight, const int32_t *slot_at, float *partial) {
+    const int64_t plane = c->padded_height * c->padded_width;
+#define START(i) lanes total##i = {0}; const float *x##i = row + slot_at[i];
+    EACH_SLOT(START)
+#undef START
+    lanes *y = (lanes *)partial;
+    for (int64_t channel = 0; channel < c->channels; channel++, y += SLOTS) {
+#define START(i) lanes y##i = {0};
+        EACH_SLOT(START)
+#undef START
+        for (int64_t tap = 0; tap < c->taps; tap++, weight += LANES) {
+            const lanes w = *(const loose *)weight;
+            const int64_t at = c->tap_at[tap];
+#define ADD(i) y##i += w * x##i[at];
+            EACH_SLOT(ADD)
+#undef ADD
+        }
+#define KEEP(i) y[i] = y##i; total##i += y##i; x##i += plane;
+        EACH_SLOT(KEEP)
+#undef KEEP
+    }
+#define KEEP(i) y[i] = total##i;
+    EACH_SLOT(KEEP)
+#undef KEEP
+}
+
+/* Writes to out (samples apart by out_step): the largest of each `phases` slots' sums. after, out: at the first of the
+   output channels, of which there are `columns`, and of the positions, of which there are `places`. */
+TARGET static void NAME(sum_maps)(
+    const struct convolution *c, const float *partial, const struct sum *sums, int64_t samples, const float *bias,
+    const float *after, int64_t after_step, float *out, int64_t out_step, int64_t columns, int64_t places) {
+    const lanes *maps = (const lanes *)partial, *total = maps + c->channels * SLOTS;
+    const lanes shift = *(const loose *)bias, zero = {0};
+    const int rectified = (int)c->relu;
+    const int64_t phases = c->phases, outputs = c->outputs;
+    for (const struct sum *s = sums; s < sums + samples; s++) {
+        const int32_t *channel = s->channels, *end = channel + s->count;
+#define START(i) lanes sum##i;
+        EACH_SLOT(START)
+#undef START
+        if (s->sums_kept) {
+#define START(i) sum##i = total[i] - total[i]; /* NaN where the total is not finite */
+            EACH_SLOT(START)
+#undef START
+            for (; channel < end; channel++) {
+                const lanes *y = maps + *channel * (int64_t)SLOTS;
+#define ADD(i) sum##i += y[i];
+                EACH_SLOT(ADD)
+#undef ADD
+            }
+        } else {
+#define START(i) sum##i = total[i];
+            EACH_SLOT(START)
+#undef START
+            for (; channel < end; channel++) {
+                const lanes *y = maps + *channel * (int64_t)SLOTS;
+#define ADD(i) sum##i -= y[i];
+                EACH_SLOT(ADD)
+#undef ADD
+            }
+        }
+        float *to = out + s->sample * out_step;
+        const lanes scale = zero + s->scale;
+        lanes next = zero + 1.0f;
+        if (after && columns >= LANES) next = *(const loose *)(after + s->sample * after_step);
+        else if (after) memcpy(&next, after + s->sample * after_step, sizeof(float) * columns);
+#define GIVE(place, value) if (place < places) { \
+            lanes v = (value) * scale + shift; \
+            if (rectified) v = CHOSEN(v < zero, zero, v); \
+            v *= next; \
+            if (columns >= LANES) *(loose *)(to + (place) * outputs) = v; \
+            else memcpy(to + (place) * outputs, &v, sizeof(float) * columns); }
+        if (phases == 4) {
+            const lanes a = LARGER(sum0, sum1), b = LARGER(sum2, sum3), d = LARGER(sum4, sum5), e = LARGER(sum6, sum7);
+            GIVE(0, LARGER(a, b))
+            GIVE(1, LARGER(d, e))
+        } else if (phases == 2) {
+            GIVE(0, LARGER(sum0, sum1))
+            GIVE(1, LARGER(sum2, sum3))
+            GIVE(2, LARGER(sum4, sum5))
+            GIVE(3, LARGER(sum6, sum7))
+        } else {
+#define GIVE_EACH(i) GIVE(i, sum##i)
+            EACH_SLOT(GIVE_EACH)
+#undef GIVE_EACH
+        }
+#undef GIVE
+    }
+}
+
+/* One row, LANES output channels from `first` on, all positions and samples. */
+TARGET static void NAME(tile)(
+    const struct convolution *c, const float *row, const struct sum *sums, int64_t samples, int64_t first, const float *after,
+    int64_t after_step, float *out, int64_t out_step, float *partial) {
+    const int64_t at_once = SLOTS / c->phases;
+    const int64_t columns = c->outputs - first < LANES ? c->outputs - first : LANES;
+    const int32_t *slot_at = c->slot_at;
+    for (int64_t place = 0; place < c->positions; place += at_once, slot_at += SLOTS) {
+        NAME(partial_maps)(c, row, c->weight + first * c->channels * c->taps, slot_at, partial);
+        NAME(sum_maps)(c, partial, sums, samples, c->bias + first, after, after_step,
+                        out + place * c->outputs + first, out_step, columns, c->positions - place);
+    }
+}
+
+#undef lanes
+#undef loose
+#undef CHOSEN
+#undef LARGER
+#undef LANES
+#undef NAME
+#undef TARGET
