@@ -56,7 +56,7 @@ def lowered_plan(plan: Plan, rows: Sequence[Tensor]) -> Plan:
         suffix, _ = _lowered(cast(fx.GraphModule, plan.split.suffix), [1, count, *masks, *values], last, store)
     chain = LoweredChain(plan.chain.stages) if plan.chain is not None and last.exact else None
     split = replace(plan.split, prefix=prefix, suffix=suffix)
-    return replace(plan, predict=lowered_predict, split=split, chain=chain, dtype=torch.bfloat16)
+    return replace(plan, predict=lowered_predict, split=split, chain=chain, dtype=torch.bfloat16, exact=plan.split)
 
 
 class LoweredChain(DenseChain):

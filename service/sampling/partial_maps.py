@@ -71,13 +71,13 @@ class MaskedConvolution(nn.Module):
         assert library is not None
         self._run, self._lanes = library.errorbar_channel_sums, lanes or int(library.errorbar_channel_lanes())
         self._geometry, self._rectified = geometry, rectified
-        self._outputs, self._channels = weight.shape[:2]
-        groups = -(-self._outputs // self._lanes)
-        spare = groups * self._lanes - self._outputs
+        self.outputs, self._channels = weight.shape[:2]
+        groups = -(-self.outputs // self._lanes)
+        spare = groups * self._lanes - self.outputs
         filled = nn.functional.pad(weight.detach().flatten(2), (0, 0, 0, 0, 0, spare))
         by_group = filled.view(groups, self._lanes, self._channels, -1).permute(0, 2, 3, 1)
         self._weight = by_group.contiguous()
-        own = weight.new_zeros(self._outputs) if bias is None else bias.detach()
+        own = weight.new_zeros(self.outputs) if bias is None else bias.detach()
         self._bias = nn.functional.pad(own, (0, spare)).contiguous()
         self._known: dict[Pair, tuple[native.Convolution, Any]] = {}
 
@@ -89,7 +89,7 @@ class MaskedConvolution(nn.Module):
         if size not in self._known:
             self._known[size] = self._described(size)
         height, width = self._geometry.output(size)
-        made = value.new_empty(samples * rows, height, width, self._outputs)
+        made = value.new_empty(samples * rows, height, width, self.outputs)
         mask = mask.contiguous()
         after = None if after is None else after.contiguous()
         wanted = native.ChannelSums(
@@ -105,20 +105,23 @@ class MaskedConvolution(nn.Module):
         """The structure, and the arrays it points to."""
         taps, slots = self._geometry.taps(size), self._geometry.slots(size)
         return native.Convolution(
-            self._channels, *size, *self._geometry.padded(size), *self._geometry.padding, len(taps), self._outputs,
+            self._channels, *size, *self._geometry.padded(size), *self._geometry.padding, len(taps), self.outputs,
             prod(self._geometry.output(size)), slots.shape[1], self._rectified, self._lanes, taps.ctypes.data,
             slots.ctypes.data, self._weight.data_ptr(), self._bias.data_ptr(),
         ), (taps, slots)
 
 
 class ChannelsLastLinear(nn.Module):
-    """Flattens (n, channels, height, width), channels last in memory, where it lies, and multiplies that."""
+    """Flattens (n, channels, height, width), channels last in memory, where it lies, and multiplies that. float32 to
+    float32; the product itself is of a dtype of its own."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, channels: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, channels: int, dtype: torch.dtype) -> None:
         """weight: (out, channels·height·width)."""
         super().__init__()
         ordered = weight.detach().unflatten(1, (channels, -1)).transpose(1, 2).flatten(1)
-        self._weight, self._bias = packed(ordered.contiguous()), bias
+        self._weight = packed(ordered.to(dtype).contiguous())
+        self._bias, self._dtype = None if bias is None else bias.detach().to(dtype), dtype
 
     def forward(self, value: Tensor) -> Tensor:
-        return linear(value.permute(0, 2, 3, 1).flatten(1), self._weight, self._bias)
+        flat = value.permute(0, 2, 3, 1).flatten(1).to(self._dtype)
+        return linear(flat, self._weight, self._bias).float()

@@ -42,6 +42,7 @@ class Plan:
     deterministic_flop_share: of the operations of a prediction, what the prefix does; None where it is not known.
     network: what runs instead of the graphs, where there are none, for that reason.
     dtype: of the matrix products and of the masks; float32, or bfloat16 once lowered.
+    exact: the split in float32, once lowered.
     """
 
     predict: nn.Module
@@ -56,6 +57,7 @@ class Plan:
     network: EagerNetwork | None = None
     reason: str = ""
     dtype: torch.dtype = torch.float32
+    exact: Split | None = None
 
 
 def make_plan(captured: Captured, patterns: Sequence[str] | None, raw_output: bool = False) -> Plan:

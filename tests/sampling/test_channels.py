@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from service import native
 from service.sampling import Sampler, prepare
+from service.sampling.device import lacks_bfloat16
 from service.sampling.kernels import Folded, Kernel
 from service.sampling.partial_maps import Geometry, MaskedConvolution
 
@@ -243,3 +244,21 @@ def test_the_plan_shows_the_kernel_and_its_timing() -> None:
     assert SUMS in [kernel["name"] for kernel in shown["kernels"]]
     assert shown["timings"]
     assert all(timing["microseconds_a_sample"][SUMS] > 0 for timing in shown["timings"])
+
+
+@needs_library
+@pytest.mark.skipif(bool(lacks_bfloat16(torch.device("cpu"))), reason="the CPU has no fast bfloat16")
+def test_in_bfloat16_the_sums_stay_float32_and_only_the_layer_that_reads_them_is_rounded() -> None:
+    torch.manual_seed(5)
+    net = nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Dropout2d(0.3), nn.Conv2d(12, 20, 3), nn.MaxPool2d(2),
+                        nn.Flatten(), nn.Linear(20 * 2 * 4, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 5))
+    exact, lowered = (prepare(net, X, "classification", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert lowered.dtype == "bfloat16"
+    true = exact.reference(X, 30, 3).std
+    errors = {
+        kernel.name: float((lowered.uncertainty(X, 30, 3, kernel=kernel).std - true).abs().mean())
+        for kernel in lowered.kernels
+    }
+    assert 1e-6 < errors[SUMS] < errors["folded"]
+    stopped = lowered.uncertainty(X, 200, tolerance=0.05)
+    torch.testing.assert_close(stopped.mean, exact.uncertainty(X, 200, tolerance=0.05).mean, atol=0.02, rtol=0)
