@@ -8,8 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "library.h"
 
+#define INLINE static inline __attribute__((always_inline))
 #define SLOTS 8 /* positions at a time */
 #define EACH_SLOT(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 
@@ -24,10 +29,12 @@ struct sum {
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #define NAME(f) f##_avx512
 #define LANES 16
+#define LARGER(a, b) ((lanes)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #include "channel_tiles.h"
 #define TARGET __attribute__((target("avx2,fma")))
 #define NAME(f) f##_avx2
 #define LANES 8
+#define LARGER(a, b) ((lanes)_mm256_max_ps((__m256)(a), (__m256)(b)))
 #include "channel_tiles.h"
 #endif
 #define TARGET

@@ -5,10 +5,10 @@ typedef float NAME(loose) __attribute__((vector_size(4 * LANES), aligned(4), may
 #define lanes NAME(lanes)
 #define loose NAME(loose)
 
-/* yes ? a : b, lane by lane */
-#define CHOSEN(yes, a, b) ((lanes)(((yes) & (__typeof__(yes))(a)) | (~(yes) & (__typeof__(yes))(b))))
-/* NaN where either is */
-#define LARGER(a, b) CHOSEN((a) == (a), CHOSEN((a) > (b), a, b), a)
+#ifndef LARGER /* b where either is NaN */
+#define BITS(a) ((__typeof__((a) > (a)))(a))
+#define LARGER(a, b) ((lanes)((((a) > (b)) & BITS(a)) | (~((a) > (b)) & BITS(b))))
+#endif
 
 /* What each input channel adds to the sums at SLOTS positions, for LANES output channels: partial (channels + 1, SLOTS,
    LANES); the last one is the total. row: padded; weight: (channels, taps, LANES). */
@@ -40,51 +40,52 @@ TARGET static void NAME(partial_maps)(
 }
 
 /* Writes to out (samples apart by out_step): the largest of each `phases` slots' sums. after, out: at the first of the
-   output channels, of which there are `columns`, and of the positions, of which there are `places`. */
-TARGET static void NAME(sum_maps)(
+   output channels, of which there are `columns`, LANES where they are full, and of the `places` positions. */
+TARGET INLINE void NAME(sum_maps)(
     const struct convolution *c, const float *partial, const struct sum *sums, int64_t samples, const float *bias,
-    const float *after, int64_t after_step, float *out, int64_t out_step, int64_t columns, int64_t places) {
+    const float *after, int64_t after_step, float *out, int64_t out_step, int64_t columns, int64_t places,
+    const int phases, const int full) {
     const lanes *maps = (const lanes *)partial, *total = maps + c->channels * SLOTS;
-    const lanes shift = *(const loose *)bias, zero = {0};
-    const int rectified = (int)c->relu;
-    const int64_t phases = c->phases, outputs = c->outputs;
+    const lanes zero = {0};
+    const int relu = (int)c->relu;
+    const int64_t outputs = c->outputs;
+    lanes shift[SLOTS];
+    for (int i = 0; i < SLOTS / phases; i++) {
+        shift[i] = *(const loose *)bias;
+        for (int k = 0; k < phases; k++) shift[i] += (total[i * phases + k] - total[i * phases + k]); /* 0, or NaN */
+    }
     for (const struct sum *s = sums; s < sums + samples; s++) {
         const int32_t *channel = s->channels, *end = channel + s->count;
-#define START(i) lanes sum##i;
-        EACH_SLOT(START)
-#undef START
-        if (s->sums_kept) {
-#define START(i) sum##i = total[i] - total[i]; /* NaN where the total is not finite */
-            EACH_SLOT(START)
-#undef START
-            for (; channel < end; channel++) {
-                const lanes *y = maps + *channel * (int64_t)SLOTS;
+#define START(i) lanes sum##i = s->sums_kept ? zero : total[i];
 #define ADD(i) sum##i += y[i];
-                EACH_SLOT(ADD)
-#undef ADD
-            }
-        } else {
-#define START(i) sum##i = total[i];
-            EACH_SLOT(START)
-#undef START
+#define TAKE(i) sum##i -= y[i];
+        EACH_SLOT(START)
+        if (s->sums_kept)
             for (; channel < end; channel++) {
                 const lanes *y = maps + *channel * (int64_t)SLOTS;
-#define ADD(i) sum##i -= y[i];
                 EACH_SLOT(ADD)
-#undef ADD
             }
-        }
+        else
+            for (; channel < end; channel++) {
+                const lanes *y = maps + *channel * (int64_t)SLOTS;
+                EACH_SLOT(TAKE)
+            }
+#undef START
+#undef ADD
+#undef TAKE
         float *to = out + s->sample * out_step;
         const lanes scale = zero + s->scale;
         lanes next = zero + 1.0f;
-        if (after && columns >= LANES) next = *(const loose *)(after + s->sample * after_step);
+        if (after && full) next = *(const loose *)(after + s->sample * after_step);
         else if (after) memcpy(&next, after + s->sample * after_step, sizeof(float) * columns);
-#define GIVE(place, value) if (place < places) { \
-            lanes v = (value) * scale + shift; \
-            if (rectified) v = CHOSEN(v < zero, zero, v); \
-            v *= next; \
-            if (columns >= LANES) *(loose *)(to + (place) * outputs) = v; \
-            else memcpy(to + (place) * outputs, &v, sizeof(float) * columns); }
+#define GIVE(place, value)                                                                \
+    if (place < places) {                                                                 \
+        lanes v = (value) * scale + shift[place];                                         \
+        if (relu) v = LARGER(zero, v);                                                    \
+        v *= next;                                                                        \
+        if (full) *(loose *)(to + (place) * outputs) = v;                                 \
+        else memcpy(to + (place) * outputs, &v, sizeof(float) * columns);                 \
+    }
         if (phases == 4) {
             const lanes a = LARGER(sum0, sum1), b = LARGER(sum2, sum3), d = LARGER(sum4, sum5), e = LARGER(sum6, sum7);
             GIVE(0, LARGER(a, b))
@@ -112,15 +113,23 @@ TARGET static void NAME(tile)(
     const int32_t *slot_at = c->slot_at;
     for (int64_t place = 0; place < c->positions; place += at_once, slot_at += SLOTS) {
         NAME(partial_maps)(c, row, c->weight + first * c->channels * c->taps, slot_at, partial);
-        NAME(sum_maps)(c, partial, sums, samples, c->bias + first, after, after_step,
-                        out + place * c->outputs + first, out_step, columns, c->positions - place);
+#define SUM(phases, full)                                                                                      \
+    NAME(sum_maps)(c, partial, sums, samples, c->bias + first, after, after_step, out + place * c->outputs + first, \
+                   out_step, columns, c->positions - place, phases, full)
+        if (columns == LANES && c->phases == 4) SUM(4, 1);
+        else if (columns == LANES && c->phases == 2) SUM(2, 1);
+        else if (columns == LANES) SUM(1, 1);
+        else if (c->phases == 4) SUM(4, 0);
+        else if (c->phases == 2) SUM(2, 0);
+        else SUM(1, 0);
+#undef SUM
     }
 }
 
 #undef lanes
 #undef loose
-#undef CHOSEN
 #undef LARGER
+#undef BITS
 #undef LANES
 #undef NAME
 #undef TARGET
