@@ -21,6 +21,7 @@ from torch import Tensor
 _LAYOUT = 5  # of the structures below, as in library.h
 MOST_CLASSES = 1024
 _ONE_THREAD = 1 << 15
+
 _Int, _Pointer = ctypes.c_int64, ctypes.c_void_p
 
 

@@ -37,6 +37,7 @@ class ChannelSums(Folded):
     """As `Folded`, but such convolutions as sums of partial maps."""
 
     name = "channel sums"
+    _purpose = "channel sums"  # masks are float32 where a lowered plan's are not
 
     def __init__(self, split: Split, sites: Sequence[Site], bank: SeedBank, device: torch.device) -> None:
         super().__init__(split, sites, bank, device)

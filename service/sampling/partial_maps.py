@@ -16,7 +16,6 @@ from service.sampling.products import linear, packed
 
 Pair = tuple[int, int]  # height and width
 _SLOTS = 8  # positions that are made at a time, as in channel_sums.c
-_ONE_THREAD = 1 << 14  # numbers of output that take no longer than waking another thread
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class MaskedConvolution(nn.Module):
             mask.shape[1], 0 if after is None else after.data_ptr(), 1 if after is None else after.shape[1],
             made.data_ptr(),
         )
-        if self._run(byref(wanted), torch.get_num_threads() if made.numel() > _ONE_THREAD else 1):
+        if self._run(byref(wanted), native.threads(made.numel())):
             raise MemoryError("not enough memory for the partial maps of a convolution")
         return made.permute(0, 3, 1, 2)
 
