@@ -18,10 +18,11 @@ from torch import Tensor, fx, nn
 
 from service import native
 from service.sampling.bank import SeedBank
+from service.sampling.folding import masked, masked_broadcast
 from service.sampling.kernels import USUAL_SAMPLES, Folded
 from service.sampling.layouts import Layout
 from service.sampling.partial_maps import ChannelsLastLinear, Geometry, MaskedConvolution, Pair
-from service.sampling.plan import Plan, masked, masked_broadcast, width_of
+from service.sampling.plan import Plan, width_of
 from service.sampling.products import linear
 from service.sampling.sites import Site
 from service.sampling.split import Split

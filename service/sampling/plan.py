@@ -7,10 +7,10 @@ into the first multiply by a mask and copied elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,6 +20,7 @@ from service.sampling.capture import Captured
 from service.sampling.conditional import Ending, MaskLaw
 from service.sampling.dense import DenseChain, dense_chain
 from service.sampling.flops import flops
+from service.sampling.folding import masked, masked_broadcast, repeat_rows
 from service.sampling.layouts import Layout, Layouts
 from service.sampling.linear import last_linear_site, matrix_of
 from service.sampling.marks import SATURATION, Mark, drop, mark_of, site_input
@@ -27,6 +28,7 @@ from service.sampling.masks import MAX_OUTER
 from service.sampling.products import with_quick_calls
 from service.sampling.sites import Site, selected
 from service.sampling.split import Split
+from service.sampling.windows import windowed
 
 if TYPE_CHECKING:
     from service.sampling.eager import EagerNetwork
@@ -163,7 +165,7 @@ def _per_row(size: object) -> int:
 
 
 def _quick(root: nn.Module, graph: fx.Graph) -> nn.Module:
-    made = fx.GraphModule(root, with_quick_calls(graph))
+    made = fx.GraphModule(root, with_quick_calls(windowed(graph)))
     # found at once, without a module's search for what it is; a plan stays on the device that it was made on
     vars(made).update((str(n.target), getattr(made, str(n.target))) for n in made.graph.nodes if n.op == "get_attr")
     return made
@@ -228,6 +230,7 @@ class _Suffix:
         boundary = [n for n in dict.fromkeys(read) if n.op != "get_attr" and isinstance(n.meta.get("val"), Tensor)]
         for i, node in enumerate(boundary):
             self._boundary[node] = self._graph.placeholder(f"value_{i}")
+            self._boundary[node].meta = {"val": node.meta["val"]}
         for node in order:
             self._values[node] = self._site(node) if node in self._active else self._step(node)
         given = tuple(self._read(n) for n in outputs)
@@ -254,7 +257,13 @@ class _Suffix:
 
     def _expanded(self, node: fx.Node) -> fx.Node:
         layout, value = self._layouts.of(node), self._boundary[node]
-        return value if layout is None else self._graph.call_function(repeat_rows, (value, layout, self._samples))
+        return value if layout is None else self._called(node, repeat_rows, value, layout, self._samples)
+
+    def _called(self, like: fx.Node, function: Callable[..., Tensor], *arguments: Any) -> fx.Node:
+        """A step whose result has the shape of that node of the captured graph, but for the samples."""
+        made = self._graph.call_function(function, arguments)
+        made.meta = {"val": like.meta["val"]}
+        return made
 
     def _site(self, node: fx.Node) -> fx.Node:
         source, layout, mark = site_input(node), self._places[node], mark_of(node)
@@ -262,38 +271,11 @@ class _Suffix:
         tainted = source in self._tainted
         value = self._read(source) if tainted else self._boundary[source]
         if mark.saturates:  # scale·(x where it stays, else the saturation) + shift, with one multiplication by the mask
-            value = self._graph.call_function(torch.sub, (value, SATURATION))
+            value = self._called(node, torch.sub, value, SATURATION)
         if tainted:
-            value = self._graph.call_function(masked, (value, self._masks[node], layout, self._samples))
+            value = self._called(node, masked, value, self._masks[node], layout, self._samples)
         else:
-            value = self._graph.call_function(masked_broadcast, (value, self._masks[node], layout))
+            value = self._called(node, masked_broadcast, value, self._masks[node], layout)
         if mark.saturates:
-            value = self._graph.call_function(torch.add, (value, mark.scale * SATURATION * (1 - mark.p)))
+            value = self._called(node, torch.add, value, mark.scale * SATURATION * (1 - mark.p))
         return value
-
-
-def repeat_rows(value: Tensor, layout: Layout, samples: int) -> Tensor:
-    """(…, rows, …) to (…, samples·rows, …), sample-major."""
-    split = layout.split(value, -1).unsqueeze(layout.lead)
-    shape = list(split.shape)
-    shape[layout.lead] = samples
-    return layout.joined(split.expand(shape), 2)
-
-
-def masked(value: Tensor, mask: Tensor, layout: Layout, samples: int) -> Tensor:
-    """value: (…, samples·rows, …); mask: (samples, rows or 1, …) with the other axes in value's order."""
-    return layout.joined(layout.split(value, samples, -1) * _placed(mask, layout), 2)
-
-
-def masked_broadcast(value: Tensor, mask: Tensor, layout: Layout) -> Tensor:
-    """value: (…, rows, …), the same for every sample; mask: (samples, rows or 1, …)."""
-    return layout.joined(layout.split(value, -1).unsqueeze(layout.lead) * _placed(mask, layout), 2)
-
-
-def _placed(mask: Tensor, layout: Layout) -> Tensor:
-    lead = layout.lead
-    return mask if lead == 0 else mask.movedim((0, 1), (lead, lead + 1))
-
-
-for _function in (repeat_rows, masked, masked_broadcast):
-    fx.wrap(_function.__name__)
