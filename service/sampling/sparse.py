@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import addressof, byref
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from service.sampling.sites import Site
 from service.sampling.split import Split
 
 _LANES = 16
+_ROWS = 256
 _WORK = 64  # multiplications in the time of one number elsewhere; see `native.threads`
 
 
@@ -35,11 +37,12 @@ class Sparse(FoldedChain):
         classifies: bool,
     ) -> None:
         """classifies: whether the outputs are logits of classes."""
-        super().__init__(chain, split, sites, bank, device)
-        self.rows, self.working_set_bytes = 512, 64 << 20  # nothing but masks and outputs is held
+        self._outputs = chain.stages[-1].weight.shape[0]
+        # nothing is held but outputs, of which statistics make a few float64 copies
+        super().__init__(chain, replace(split, suffix_width=8 * self._outputs), sites, bank, device)
+        self.rows = _ROWS
         self._kept: list[Tensor] = []  # what the stages point to
         self._stages = (native.Stage * len(chain.stages))(*map(self._stage, chain.stages))
-        self._outputs = chain.stages[-1].weight.shape[0]
         self.normalised = classifies and self._outputs <= native.MOST_CLASSES
         self._chain_of_stages = native.Chain(
             count=len(self._stages), softmax=self.normalised, stages=addressof(self._stages)
