@@ -21,6 +21,7 @@ from service.sampling.bank import SeedBank
 from service.sampling.folding import masked, masked_broadcast
 from service.sampling.kernels import USUAL_SAMPLES, Folded
 from service.sampling.layouts import Layout
+from service.sampling.lowering import is_product
 from service.sampling.partial_maps import ChannelsLastLinear, Geometry, MaskedConvolution, Pair
 from service.sampling.plan import Plan, width_of
 from service.sampling.products import linear
@@ -48,14 +49,17 @@ class ChannelSums(Folded):
 
 def with_channel_sums(plan: Plan) -> Split | None:
     """The plan's split with such convolutions, and what follows them, as one step each. None where there are none, or
-    no library to run them with. Of a lowered plan it is float32 but for the linear layers that read the sums: that is
-    faster than convolutions in bfloat16, and closer."""
+    no library to run them with.
+
+    Of a lowered plan all is float32 but for the linear layers that read the sums: that is faster than convolutions in
+    bfloat16, and closer. None where more products than the last one are left, for which bfloat16 is wanted.
+    """
     split = plan.exact or plan.split
     if native.library() is None or not isinstance(split.suffix, fx.GraphModule):
         return None
     shapes = {site.name: site.mask_shape for site in plan.sites}
     made = _Rewritten(split.suffix, [shapes[name] for name in split.masks], plan.dtype)
-    if not made.found:
+    if not made.found or (plan.dtype is not torch.float32 and sum(map(is_product, made.graph.nodes)) > 1):
         return None
     return replace(split, suffix=fx.GraphModule(made.root, made.graph), suffix_width=made.width)
 

@@ -43,7 +43,7 @@ def steps(module: nn.Module) -> list[str]:
         return []
     return [
         f"{node.name} = {_name(node)}({', '.join(_shown(a) for a in node.args)})"
-        for node in module.graph.nodes if node.op == "call_function"
+        for node in module.graph.nodes if node.op in ("call_function", "call_module")
     ]
 
 

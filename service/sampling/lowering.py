@@ -92,7 +92,7 @@ def _last_products(predict: fx.GraphModule, rows: Sequence[Tensor]) -> Last:
     seen, todo = set(), [predict.graph.output_node()]
     while todo:
         node = todo.pop()
-        if _is_product(node):
+        if is_product(node):
             last.add(node)
         else:
             new = [n for n in node.all_input_nodes if n not in seen]
@@ -117,7 +117,7 @@ class _Counter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if _is_product(n):
+        if is_product(n):
             weights = [getattr(self.module, str(w.target)) for w in n.all_input_nodes if w.op == "get_attr"]
             output = result[0] if isinstance(result, tuple | list) else result
             features = output.shape[1 if base_name(n).startswith("conv") else -1]
@@ -126,7 +126,8 @@ class _Counter(fx.Interpreter):
         return result
 
 
-def _is_product(node: fx.Node) -> bool:
+def is_product(node: fx.Node) -> bool:
+    """Whether a node multiplies matrices: what runs in bfloat16."""
     return node.op == "call_function" and (base_name(node) in _PRODUCTS or node.target in RECURRENT)
 
 
@@ -194,14 +195,14 @@ class _Made:
         made = self.graph.call_function(
             target, arguments, fx.node.map_arg(dict(node.kwargs), lambda n: self.read(n, casts.get(n)))
         )
-        if _is_product(node) and self._last.has(node) and _floating(result) and not self._last.exact:
+        if is_product(node) and self._last.has(node) and _floating(result) and not self._last.exact:
             result, made = widen(result), self.graph.call_function(widen, (made,))
         self.values[node], self.nodes[node] = result, made
 
     def _casts(self, node: fx.Node) -> dict[fx.Node, Cast]:
         """What must be done to a node's inputs."""
         types = {n: self.value(n).dtype for n in node.all_input_nodes if _floating(self.value(n))}
-        if _is_product(node):
+        if is_product(node):
             exact = self._last.exact and self._last.has(node)
             mask = _mask_of(node)
             casts: dict[fx.Node, Cast] = {

@@ -102,7 +102,7 @@ class Sampler:
     def described(self) -> PlanDescription:
         """What the engine made of the network, for people."""
         return PlanDescription(
-            self._plan.split.prefix, self._plan.split.suffix, self.deterministic_flop_share, self.eager_reason,
+            self._general.split.prefix, self._general.split.suffix, self.deterministic_flop_share, self.eager_reason,
             [(kernel.name, kernel.rows, chunk(kernel, 1, False)) for kernel in self.kernels], self.timings,
         )
 

@@ -29,13 +29,18 @@ class Kernels:
     def __init__(self, plan: Plan, device: torch.device, task: Task) -> None:
         by_name, bank = {site.name: site for site in plan.sites}, SeedBank()
         sites = [by_name[name] for name in plan.split.masks]
-        self.general = _general(plan, sites, bank, device)
+        summed = with_channel_sums(plan) if device.type == "cpu" else None
+        if summed is not None and plan.dtype is torch.bfloat16:
+            # alone: it rounds less than other kernels, and a row must be itself in any company
+            self.general: Kernel = ChannelSums(summed, sites, bank, device)
+            summed = None
+        else:
+            self.general = _general(plan, sites, bank, device)
         self.every: list[Kernel] = [self.general]
         if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= MASKS_AT_ONCE_BYTES:
             self.every += [kind(plan.chain, plan.split, sites, bank) for kind in (Thinned, Stacked)]
         if plan.chain is not None and Sparse.fits(plan.chain, device, plan.dtype):
             self.every.append(Sparse(plan.chain, plan.split, sites, bank, device, task == "classification"))
-        summed = with_channel_sums(plan) if device.type == "cpu" else None
         if summed is not None:
             self.every.append(ChannelSums(summed, sites, bank, device))
         self.conditional: Conditional | None = None

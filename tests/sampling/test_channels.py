@@ -248,17 +248,26 @@ def test_the_plan_shows_the_kernel_and_its_timing() -> None:
 
 @needs_library
 @pytest.mark.skipif(bool(lacks_bfloat16(torch.device("cpu"))), reason="the CPU has no fast bfloat16")
-def test_in_bfloat16_the_sums_stay_float32_and_only_the_layer_that_reads_them_is_rounded() -> None:
+def test_in_bfloat16_the_sums_stay_float32_and_only_the_layer_that_reads_them_is_rounded(monkeypatch) -> None:
     torch.manual_seed(5)
     net = nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Dropout2d(0.3), nn.Conv2d(12, 20, 3), nn.MaxPool2d(2),
                         nn.Flatten(), nn.Linear(20 * 2 * 4, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 5))
     exact, lowered = (prepare(net, X, "classification", dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert lowered.dtype == "bfloat16"
-    true = exact.reference(X, 30, 3).std
-    errors = {
-        kernel.name: float((lowered.uncertainty(X, 30, 3, kernel=kernel).std - true).abs().mean())
-        for kernel in lowered.kernels
-    }
-    assert 1e-6 < errors[SUMS] < errors["folded"]
+    assert [kernel.name for kernel in lowered.kernels] == [SUMS]
+    monkeypatch.setattr(native, "library", lambda: None)
+    on_torch = prepare(net, X, "classification", dtype="bfloat16")
+    for sharing in ("shared", "independent"):
+        true = exact.reference(X, 30, 3, sharing).std
+        sums, folded = ((way.uncertainty(X, 30, 3, sharing).std - true).abs().mean() for way in (lowered, on_torch))
+        assert 1e-6 < sums < folded
     stopped = lowered.uncertainty(X, 200, tolerance=0.05)
     torch.testing.assert_close(stopped.mean, exact.uncertainty(X, 200, tolerance=0.05).mean, atol=0.02, rtol=0)
+
+
+@needs_library
+@pytest.mark.skipif(bool(lacks_bfloat16(torch.device("cpu"))), reason="the CPU has no fast bfloat16")
+def test_in_bfloat16_a_network_with_more_products_behind_the_sums_has_all_of_them_in_bfloat16() -> None:
+    net = Read(nn.Dropout2d(0.3), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3))
+    assert SUMS in [kernel.name for kernel in prepare(net, IMAGES, "generic").kernels]
+    assert [kernel.name for kernel in prepare(net, IMAGES, "generic", dtype="bfloat16").kernels] == ["folded"]
