@@ -1,6 +1,7 @@
 /* The chain of linear layers, once for each kind of processor: NAME(f), TARGET and, with AVX-512, COMPRESS are set. */
 
-/* place: of the units that are kept and not 0. Returns how many. */
+/* place: of the units that are kept and not 0, and of those that are not finite: a mask's 0 would not hide them. Returns
+   how many. */
 TARGET static inline int64_t NAME(active)(const float *value, const uint16_t *keeps, int64_t n, int32_t *place) {
     int64_t count = 0;
 #ifdef COMPRESS
@@ -9,14 +10,16 @@ TARGET static inline int64_t NAME(active)(const float *value, const uint16_t *ke
     for (int64_t i = 0; i < n; i += 16, places = _mm512_add_epi32(places, step)) {
         const __m512 x = n - i >= 16 ? _mm512_loadu_ps(value + i)
                                      : _mm512_maskz_loadu_ps((__mmask16)((1u << (n - i)) - 1), value + i);
-        const __mmask16 counts = _mm512_mask_cmp_ps_mask(keeps[i / 16], x, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+        const __m512 zero = _mm512_setzero_ps();
+        const __mmask16 counts = _mm512_mask_cmp_ps_mask(keeps[i / 16], x, zero, _CMP_NEQ_UQ) |
+                                 _mm512_cmp_ps_mask(_mm512_sub_ps(x, x), zero, _CMP_NEQ_UQ);
         _mm512_storeu_si512(place + count, _mm512_maskz_compress_epi32(counts, places));
         count += __builtin_popcount(counts);
     }
 #else
     for (int64_t i = 0; i < n; i++) {
         place[count] = (int32_t)i;
-        count += (keeps[i / 16] >> i % 16 & 1) & (value[i] != 0);
+        count += ((keeps[i / 16] >> i % 16 & 1) & (value[i] != 0)) | (value[i] - value[i] != 0);
     }
 #endif
     return count;

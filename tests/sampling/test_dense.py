@@ -156,12 +156,17 @@ def test_only_relu_stands_between_layers_that_run_sparse() -> None:
     assert "sparse" in names[0] or native.library() is None
 
 
-def test_a_network_that_gives_no_number_fails_when_it_runs_sparse() -> None:
-    sampler = prepare(chain(nn.ReLU()), X, task="classification")
-    x = X.clone()
-    x[4, 2] = float("nan")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_unit_that_is_no_number_is_not_hidden_where_it_is_dropped(bad) -> None:
+    sampler = prepare(nn.Sequential(nn.Identity(), nn.Dropout(0.9), nn.Linear(12, 3)), X, task="classification")
+    kernel = kernel_of(sampler, "sparse")
+    values = X.clone()
+    values[4, 2] = bad
+    outputs = kernel.run([values], len(X), 20, kernel.drawn(Draw("iid", 1, 0, 20, 20), None))
+    assert not outputs[:, 4].isfinite().all(-1).any()
+    assert outputs[:, :4].isfinite().all()
     with pytest.raises(ModelFailed):
-        sampler.uncertainty(x, kernel=kernel_of(sampler, "sparse"))
+        sampler.uncertainty(values, 2, design="iid", kernel=kernel)
 
 
 def test_independent_masks_cannot_be_asked_of_thinned_networks() -> None:
