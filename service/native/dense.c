@@ -14,23 +14,21 @@ struct room {
     int64_t stride; /* numbers of each for a pass */
 };
 
+#define PANEL 4 /* vectors of outputs that are summed at a time, at most */
 #define TOGETHER 16 /* passes that share a panel of weights while it is in the nearest cache */
 
 #if defined(__x86_64__)
 #define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt"
 #define TARGET __attribute__((target(AVX512)))
 #define NAME(f) f##_avx512
-#define PANEL 8
 #define COMPRESS
 #include "dense_passes.h"
 #define TARGET __attribute__((target("avx2,fma")))
 #define NAME(f) f##_avx2
-#define PANEL 4
 #include "dense_passes.h"
 #endif
 #define TARGET
 #define NAME(f) f##_any
-#define PANEL 4
 #include "dense_passes.h"
 
 typedef void (*passes)(const struct chain *, int64_t, int64_t, struct room);

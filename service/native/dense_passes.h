@@ -45,9 +45,11 @@ TARGET static inline int64_t NAME(active)(const float *value, const uint16_t *ke
     }
 
 TARGET static void NAME(panel)(
-    const float *value, const int32_t *place, int64_t count, const float *weight, const float *bias, int wide,
+    const float *value, const int32_t *place, int64_t count, const float *weight, const float *bias, int64_t vectors,
     float *out) {
-    if (wide) SUM(2, 4) else SUM(1, 4)
+    if (vectors == 4) SUM(4, 4)
+    else if (vectors == 2) SUM(2, 4)
+    else SUM(1, 4)
 }
 
 TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t end, struct room room) {
@@ -65,12 +67,13 @@ TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t en
             }
             const float *weight = stage->weight;
             for (int64_t at = 0; at < stage->width;) {
-                const int wide = stage->width - at >= 2 * LANES;
+                int64_t vectors = PANEL;
+                while (stage->width - at < vectors * LANES) vectors /= 2;
                 for (int64_t i = 0; i < passes; i++)
                     NAME(panel)(read[i], room.place + i * room.stride, counts[i], weight,
-                                stage->bias + at, wide, out + i * room.stride + at);
-                weight += stage->in * (1 + wide) * LANES;
-                at += (1 + wide) * LANES;
+                                stage->bias + at, vectors, out + i * room.stride + at);
+                weight += stage->in * vectors * LANES;
+                at += vectors * LANES;
             }
             if (stage->relu)
                 for (int64_t i = 0; i < passes; i++)
@@ -94,5 +97,4 @@ TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t en
 #undef UNROLLED
 #undef NAME
 #undef TARGET
-#undef PANEL
 #undef COMPRESS

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define LAYOUT 5
+#define LAYOUT 6
 #define MOST_CLASSES 1024
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
@@ -39,7 +39,7 @@ void errorbar_moments(const struct moments *m, int threads);
 
 struct stage {
     int64_t in, out, width, words; /* width: out, rounded up to vectors of 16; words: that hold the bits of a mask */
-    const float *weight;          /* panels of 32 outputs (the last one may have 16), each (in, outputs); 0 beyond out */
+    const float *weight;          /* panels of 64 outputs, then of 32 and 16, each (in, outputs); 0 beyond out */
     const float *bias;            /* (width) */
     const uint16_t *keeps;        /* (samples or passes, words): bit i % 16 of word i / 16 says whether unit i stays */
     int64_t relu;

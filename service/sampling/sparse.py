@@ -83,7 +83,8 @@ class Sparse(FoldedChain):
         width = -(-outputs // _LANES) * _LANES
         weight, bias = torch.zeros(inputs, width), torch.zeros(width)
         weight[:, :outputs], bias[:outputs] = stage.weight.T / stage.keeps, stage.bias[:, 0]
-        panels = torch.cat([panel.flatten() for panel in weight.split(2 * _LANES, 1)])
+        sizes = [4 * _LANES] * (width // (4 * _LANES)) + [n * _LANES for n in (2, 1) if width // _LANES & n]
+        panels = torch.cat([panel.flatten() for panel in weight.split(sizes, 1)])
         self._kept += [panels, bias]
         return native.Stage(
             inputs, outputs, width, _words(inputs), panels.data_ptr(), bias.data_ptr(), relu=bool(stage.relu)
