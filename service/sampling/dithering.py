@@ -32,8 +32,8 @@ def bfloat16_multipliers(
     if low == high:
         return stays(low).bfloat16()
     turns = _turns(first, samples, SAMPLE_STEP, device).unsqueeze(1) + _turns(0, prod(shape), UNIT_STEP, device)
-    two = torch.tensor([high, low], dtype=torch.bfloat16, device=device)
-    scales = torch.where(turns < turn_limit(share), two[0], two[1])
+    upper, lower = (torch.full((), n, dtype=torch.bfloat16, device=device) for n in (high, low))
+    scales = torch.where(turns < turn_limit(share), upper, lower)
     lead = () if rows is None else (1,)
     return stays(1.0).bfloat16().mul_(scales.view(samples, *lead, *shape))
 

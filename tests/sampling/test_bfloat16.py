@@ -221,7 +221,7 @@ def test_what_bfloat16_moves_is_measured_and_under_a_tenth_of_the_standard_error
     torch.manual_seed(0)
     sampler = prepare(MLP(), torch.randn(4, 512), task="classification", dtype="bfloat16")
     assert sampler.dtype == "bfloat16"
-    error = sampler.bfloat16_error
+    error = sampler.dtype_error
     assert error is not None
     assert 0 < error.mean < ADMITTED
     assert 0 < error.std < ADMITTED
