@@ -277,6 +277,8 @@ def _show_plan(plan: Mapping[str, Any]) -> None:
             costs = timing["microseconds_a_sample"]
             table.add_row(str(timing["rows"]), *(f"{costs[name]:g}" for name in names), timing["serves"])
         _print(table)
+    for note in plan["notes"]:
+        _print(note)
 
 
 @app.command()

@@ -165,8 +165,9 @@ class SiteCard(_Wire):
     note: str
 
 
-class Bfloat16Error(_Wire):
-    """How far bfloat16 moves the figures, measured when the model was loaded, in standard errors of 50 samples."""
+class DtypeError(_Wire):
+    """How far bfloat16 or tf32 moves the figures, measured when the model was loaded, in standard
+    errors of 50 samples."""
 
     mean: float
     std: float
@@ -179,7 +180,7 @@ class SamplingCard(_Wire):
     masks: str
     design: str
     dtype: str
-    bfloat16_error: Bfloat16Error | None = Field(description="Of a model in bfloat16, else null.")
+    dtype_error: DtypeError | None = Field(description="Of a model in bfloat16 or tf32, else null.")
     locked: bool
     engine: Literal["captured", "eager"]
     device: str

@@ -1,0 +1,9 @@
+"""Where there is no CUDA device Triton's kernels are run by its interpreter, if it is installed; Triton reads that when
+it is imported, which torch does at times of its own."""
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")

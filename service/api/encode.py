@@ -124,7 +124,7 @@ def _columns_dropped(value: Any, task: str) -> Any:
 
 
 def card_body(model: ReadyModel) -> dict[str, Any]:
-    m, s, error = model.manifest, model.manifest.sampling, model.sampler.bfloat16_error
+    m, s, error = model.manifest, model.manifest.sampling, model.sampler.dtype_error
     return {
         "name": m.name, "version": model.version, "ready": True, "task": m.task, "description": m.description,
         "digest": model.digest,
@@ -139,7 +139,7 @@ def card_body(model: ReadyModel) -> dict[str, Any]:
         ],
         "sampling": {
             "samples": s.samples, "seed": s.seed, "masks": s.masks, "design": s.design, "dtype": model.sampler.dtype,
-            "bfloat16_error": None if error is None else asdict(error), "locked": s.locked, "engine": model.engine,
+            "dtype_error": None if error is None else asdict(error), "locked": s.locked, "engine": model.engine,
             "device": model.device, "deterministic_flop_share": model.sampler.deterministic_flop_share,
             "closed_form": model.sampler.closed_form,
         },

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from service.sampling.masks import Design
 
-_BUDGET_BYTES = 64 << 20  # for what was asked for more than once
-_FRESH_BYTES = 8 << 20  # for what was asked for once: a client that never repeats a seed must not push out the others
+BANK_BYTES = 64 << 20  # for what was asked for more than once
+FRESH_BYTES = 8 << 20  # for what was asked for once: a client that never repeats a seed must not push out the others
 _REMEMBERED_KEYS = 1024
 KEPT_SAMPLES = 500  # the bank serves the usual request; a long one makes its masks as it goes
 
@@ -32,7 +32,7 @@ _Key = tuple[str, tuple[object, ...]]  # the purpose, and a draw without its tot
 class SeedBank:
     """Tensors by (what they are for, draw), within two byte budgets, the least recently used ones going first."""
 
-    def __init__(self, budget_bytes: int = _BUDGET_BYTES, fresh_bytes: int = _FRESH_BYTES) -> None:
+    def __init__(self, budget_bytes: int = BANK_BYTES, fresh_bytes: int = FRESH_BYTES) -> None:
         self._fresh, self._proven = _Shelf(fresh_bytes), _Shelf(budget_bytes)
         self._asked: OrderedDict[_Key, None] = OrderedDict()
 

@@ -1,6 +1,7 @@
-"""Whether bfloat16 is exact enough for a network: measured against float32 with the same masks, when it is prepared.
+"""Whether bfloat16 or tf32 is exact enough for a network: measured against float32 with the same masks, when it is
+prepared.
 
-What bfloat16 changes must be small beside what is not known anyway, the Monte-Carlo error at 50 samples.
+What it changes must be small beside what is not known anyway, the Monte-Carlo error at 50 samples.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _FLOOR = 1e-6  # of the output's scale: what any two ways of computing a row may
 
 
 @dataclass(frozen=True)
-class Bfloat16Error:
-    """How far bfloat16 moved `mean` and the prediction, in `mean_se`, and `std`, in `std_se`, of 50 samples: root mean
-    square over the outputs of the probe batch, the largest over the kernels. `mean` and `std` are under 0.1, or it is
-    refused; the prediction is told only."""
+class DtypeError:
+    """How far a type of products moved `mean` and the prediction, in `mean_se`, and `std`, in `std_se`, of 50 samples:
+    root mean square over the outputs of the probe batch, the largest over the kernels. `mean` and `std` are under 0.1,
+    or it is refused; the prediction is told only."""
 
     mean: float
     std: float
     prediction: float
 
 
-def hold_to_float32(lowered: Sampler, exact: Sampler, rows: Inputs) -> Bfloat16Error:
-    """Measures a sampler in bfloat16 against the same in float32, with the same masks. rows: at least 32.
+def hold_to_float32(lowered: Sampler, exact: Sampler, rows: Inputs) -> DtypeError:
+    """Measures a sampler in bfloat16 or tf32 against the same in float32, with the same masks. rows: at least 32.
 
     UnservableModel with the figures where it is too far off, or where a row alone is not itself in company.
     """
@@ -43,16 +44,16 @@ def hold_to_float32(lowered: Sampler, exact: Sampler, rows: Inputs) -> Bfloat16E
     told = [lowered.uncertainty(rows, _SAMPLES, kernel=kernel, method="sampled") for kernel in lowered.kernels]
     assert true.mean_se is not None
     assert true.std_se is not None
-    error = Bfloat16Error(
+    error = DtypeError(
         mean=max(_ratio(each.mean - true.mean, true.mean_se) for each in told),
         std=max(_ratio(each.std - true.std, true.std_se) for each in told),
         prediction=_ratio(lowered.predict(rows) - exact.predict(rows), true.mean_se),
     )
     if not (error.mean < ADMITTED and error.std < ADMITTED):
         raise UnservableModel(
-            f"bfloat16 is too coarse for this network: on {len(true.mean)} probe rows the mean of {_SAMPLES} samples "
-            f"moves by {error.mean:.3f} of its standard error and the std by {error.std:.3f} of its own (root mean "
-            f"square); under {ADMITTED} each is admitted. Serve it in float32"
+            f"{lowered.dtype} is too coarse for this network: on {len(true.mean)} probe rows the mean of {_SAMPLES} "
+            f"samples moves by {error.mean:.3f} of its standard error and the std by {error.std:.3f} of its own (root "
+            f"mean square); under {ADMITTED} each is admitted. Serve it in float32"
         )
     _check_alone(lowered, rows, told)
     return error
@@ -79,6 +80,6 @@ def _check_alone(lowered: Sampler, rows: Inputs, company: Sequence[Uncertainty])
                 allowed = ADMITTED * others.mean_se[i] + _FLOOR * scale
                 if bool(torch.any((alone.mean[0] - others.mean[i]).abs() > allowed)):
                     raise UnservableModel(
-                        f"in bfloat16 a row alone differs from itself in company by more than {ADMITTED} of its "
+                        f"in {lowered.dtype} a row alone differs from itself in company by more than {ADMITTED} of its "
                         "standard error. Serve it in float32"
                     )

@@ -27,6 +27,8 @@ def chunk(kernel: Kernel, rows: int, independent: bool, samples: int = 0) -> int
     per_sample = kernel.split.suffix_width * 4 * rows
     mask_bytes = kernel.bytes_per_sample * (rows if independent else 1)
     room = MASKS_AT_ONCE_BYTES if samples <= KEPT_SAMPLES else _LONG_MASKS_AT_ONCE_BYTES
+    if kernel.working_set_bytes > MASKS_AT_ONCE_BYTES:  # a device, which has room for as much of masks
+        room = kernel.working_set_bytes
     n = min(kernel.working_set_bytes // per_sample, room // max(mask_bytes, 1))
     return max(BLOCK, n // BLOCK * BLOCK)
 

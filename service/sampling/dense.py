@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from service.sampling.copies import to_device
 from service.sampling.marks import drop, mark_of, site_input
 from service.sampling.products import linear, packed
 
@@ -31,6 +32,7 @@ _UNARY = {
 }  # element by element, and the in-place twin where it saves something
 _RELU: dict[tuple[Any, ...], bool] = {(): False, (_aten.relu.default,): True}
 _BINARY = {_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor}
+_DEVICE_STEP = 16  # units: products of such widths are quick, and draws have few widths between them
 _Step = Callable[[Tensor], Tensor]
 
 
@@ -79,7 +81,7 @@ class DenseChain:
         `thinned`."""
         kept = self._kept(dropped)
         first, samples = self.stages[0], len(dropped[0])
-        mask = torch.from_numpy(~dropped[0]).to(first.weight.device).to(first.weight.dtype).div_(first.keeps)
+        mask = to_device(torch.from_numpy(~dropped[0]), self.device).to(first.weight.dtype).div_(first.keeps)
         if len(kept) > 1:
             places = kept[1][0].flatten()
             weight, bias = first.weight.index_select(0, places), first.bias[places, 0]
@@ -107,8 +109,15 @@ class DenseChain:
         """As `linear` reads them."""
         return packed(weight), bias
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.stages[0].weight.device
+
     def _kept(self, dropped: Sequence[np.ndarray]) -> list[tuple[Tensor, Tensor]]:
-        return [_kept(torch.from_numpy(~bits).to(self.stages[0].weight.device)) for bits in dropped]
+        step = _DEVICE_STEP if self.device.type == "cuda" else 1
+        kept = [_kept(torch.from_numpy(~bits), step) for bits in dropped]  # on the CPU: widths decide on shapes
+        return [(to_device(places, self.device), to_device(present, self.device)) for places, present in kept]
 
     def _cut(self, kept: Sequence[tuple[Tensor, Tensor]], first: int) -> list[Tensor]:
         """Weights and biases of the stages from `first` on."""
@@ -131,11 +140,11 @@ def _after(stage: Stage, hidden: Tensor) -> Tensor:
     return hidden
 
 
-def _kept(keep: Tensor) -> tuple[Tensor, Tensor]:
+def _kept(keep: Tensor, step: int) -> tuple[Tensor, Tensor]:
     """Places of the units that stay, ascending and padded to the widest sample, and which of them are no padding:
-    (samples, units) to two tensors (samples, widest)."""
+    (samples, units) to two tensors (samples, widest). step: the width is a multiple of it, or all units."""
     counts = keep.sum(1, keepdim=True)
-    widest = max(int(counts.max()), 1)
+    widest = min(-(-max(int(counts.max()), 1) // step) * step, keep.shape[1])
     places = torch.sort(keep.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :widest].contiguous()
     return places, torch.arange(widest, device=keep.device) < counts
 

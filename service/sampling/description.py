@@ -15,7 +15,7 @@ from service.sampling.kernels import Timing
 class PlanDescription:
     """prefix, suffix: what runs once a row, and what runs for every sample. kernels: (name, most rows that run
     together, samples of one row that run together). timings: by which the kernel is chosen; empty where there is one
-    only."""
+    only. notes: of a device, what is replayed, and what is not and why."""
 
     prefix: nn.Module
     suffix: nn.Module
@@ -23,6 +23,7 @@ class PlanDescription:
     eager_reason: str
     kernels: Sequence[tuple[str, int, int]]
     timings: Sequence[Timing]
+    notes: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -34,6 +35,7 @@ class PlanDescription:
                     kernel.name: round(s * 1e6, 1) for kernel, s in zip(t.kernels, t.seconds, strict=True)}}
                 for t in self.timings
             ],
+            "notes": list(self.notes),
         }
 
 

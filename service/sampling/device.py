@@ -11,6 +11,12 @@ import torch
 _AMPERE = (8, 0)
 _CPU_WORKING_SET = 4 << 20  # about what stays in a core's cache
 _CUDA_WORKING_SET = 256 << 20  # enough to keep a device busy; not measured yet
+_CUDA_ROOM = 16  # so many times what is held on a CPU; not measured yet
+
+
+def roomy(cpu_bytes: int, device: torch.device) -> int:
+    """A bound of memory that is meant for a CPU, as it is for that device."""
+    return cpu_bytes * _CUDA_ROOM if device.type == "cuda" else cpu_bytes
 
 
 def working_set_bytes(device: torch.device) -> int:
@@ -29,6 +35,20 @@ def lacks_bfloat16(device: torch.device) -> str:
     cpu: Any = torch.cpu
     found = (getattr(cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return "" if any(f() for f in found if f is not None) else "the CPU has neither AVX512-BF16 nor AMX"
+
+
+def warm_up_turns(device: torch.device) -> int:
+    """Runs of anything that go before it is timed: on a device the first ones load and choose kernels, and what is
+    asked for twice is recorded."""
+    return 2 if device.type == "cuda" else 0
+
+
+def lacks_tf32(device: torch.device) -> str:
+    """Why there is no TF32, "" where there is."""
+    if device.type != "cuda":
+        return f"it is arithmetic of CUDA devices, and this is the {device.type.upper()}"
+    capability = torch.cuda.get_device_capability(device)
+    return "" if capability >= _AMPERE else f"the device's compute capability {capability} is under {_AMPERE}"
 
 
 def finish(device: torch.device) -> None:
@@ -61,17 +81,23 @@ def generator_put_back(device: torch.device) -> Iterator[None]:
 def exact_float32(device: torch.device) -> AbstractContextManager[None]:
     """Without TF32, which torch allows for convolutions and recurrent layers on CUDA by default and whose ten bits
     would move an answer by 1e-3. The flags are put back."""
-    return _without_tf32() if device.type == "cuda" else nullcontext()
+    return _precision("ieee") if device.type == "cuda" else nullcontext()
+
+
+def tf32_products(device: torch.device) -> AbstractContextManager[None]:
+    """With TF32 in all products of float32. The flags are put back."""
+    return _precision("tf32") if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
-def _without_tf32() -> Iterator[None]:
+def _precision(kind: str) -> Iterator[None]:
+    """kind: as torch's flags name it."""
     cudnn: Any = torch.backends.cudnn
     flags: list[Any] = [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]
     before = [flag.fp32_precision for flag in flags]
     try:
         for flag in flags:
-            flag.fp32_precision = "ieee"
+            flag.fp32_precision = kind
         yield
     finally:
         for flag, value in zip(flags, before, strict=True):

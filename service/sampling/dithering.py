@@ -18,7 +18,7 @@ from service.sampling.masks import Design, Places, multipliers
 
 # Fractions of 2³² whose multiples fill the circle evenly, however many there are: the golden section for units, and for
 # samples the first of the two that do so together (Roberts 2018, the plastic number)
-_UNIT_STEP, _SAMPLE_STEP = round(0.6180339887498949 * 2**32), round(0.7548776662466927 * 2**32)
+UNIT_STEP, SAMPLE_STEP = round(0.6180339887498949 * 2**32), round(0.7548776662466927 * 2**32)
 
 
 def bfloat16_multipliers(
@@ -31,9 +31,9 @@ def bfloat16_multipliers(
     low, high, share = neighbours(scale)
     if low == high:
         return stays(low).bfloat16()
-    turns = _turns(first, samples, _SAMPLE_STEP, device).unsqueeze(1) + _turns(0, prod(shape), _UNIT_STEP, device)
-    two = torch.tensor([high, low], dtype=torch.bfloat16, device=device)
-    scales = torch.where(turns < round((share - 0.5) * 2**32), two[0], two[1])
+    turns = _turns(first, samples, SAMPLE_STEP, device).unsqueeze(1) + _turns(0, prod(shape), UNIT_STEP, device)
+    upper, lower = (torch.full((), n, dtype=torch.bfloat16, device=device) for n in (high, low))
+    scales = torch.where(turns < turn_limit(share), upper, lower)
     lead = () if rows is None else (1,)
     return stays(1.0).bfloat16().mul_(scales.view(samples, *lead, *shape))
 
@@ -42,6 +42,12 @@ def _turns(first: int, count: int, step: int, device: torch.device | None) -> Te
     """Multiples of a step around the circle, from -2³¹ to 2³¹ - 1: int32, whose sums go around it too."""
     multiples = torch.arange(first, first + count, dtype=torch.int64, device=device) * step
     return ((multiples & 0xFFFFFFFF) - 2**31).to(torch.int32)
+
+
+def turn_limit(share: float) -> int:
+    """The turns under which a unit gets the upper neighbour, for the share of units that shall. An int32: what int32s
+    are compared with wraps around."""
+    return min(round((share - 0.5) * 2**32), 2**31 - 1)
 
 
 def neighbours(scale: float) -> tuple[float, float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from service.sampling.layouts import Layout
+from service.sampling.recipe import Recipe
 
 
 def repeat_rows(value: Tensor, layout: Layout, samples: int) -> Tensor:
@@ -15,13 +16,17 @@ def repeat_rows(value: Tensor, layout: Layout, samples: int) -> Tensor:
     return layout.joined(split.expand(shape), 2)
 
 
-def masked(value: Tensor, mask: Tensor, layout: Layout, samples: int) -> Tensor:
+def masked(value: Tensor, mask: Tensor | Recipe, layout: Layout, samples: int) -> Tensor:
     """value: (…, samples·rows, …); mask: (samples, rows or 1, …) with the other axes in value's order."""
+    if isinstance(mask, Recipe):
+        return layout.joined(mask.multiplied(layout.split(value, samples, -1), layout.lead), 2)
     return layout.joined(layout.split(value, samples, -1) * _placed(mask, layout), 2)
 
 
-def masked_broadcast(value: Tensor, mask: Tensor, layout: Layout) -> Tensor:
+def masked_broadcast(value: Tensor, mask: Tensor | Recipe, layout: Layout) -> Tensor:
     """value: (…, rows, …), the same for every sample; mask: (samples, rows or 1, …)."""
+    if isinstance(mask, Recipe):
+        return layout.joined(mask.multiplied(layout.split(value, -1).unsqueeze(layout.lead), layout.lead), 2)
     return layout.joined(layout.split(value, -1).unsqueeze(layout.lead) * _placed(mask, layout), 2)
 
 

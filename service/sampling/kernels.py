@@ -14,7 +14,7 @@ from torch import Tensor
 from service.clock import Clock
 from service.sampling.bank import Draw, SeedBank
 from service.sampling.dense import DenseChain
-from service.sampling.device import finish, working_set_bytes
+from service.sampling.device import finish, warm_up_turns, working_set_bytes
 from service.sampling.dithering import bfloat16_multipliers
 from service.sampling.masks import dropped, multipliers
 from service.sampling.sites import Site
@@ -104,10 +104,11 @@ class Thinned:
     name = "thinned"
     per_row_masks, normalised = False, False
     rows = 128
-    working_set_bytes = 4 << 20
+    working_set_bytes = 4 << 20  # on a CPU
 
     def __init__(self, chain: DenseChain, split: Split, sites: Sequence[Site], bank: SeedBank) -> None:
         """sites: the active ones, in the order of the chain."""
+        self.working_set_bytes = max(self.working_set_bytes, working_set_bytes(chain.device))
         self._chain, self.split, self._sites, self._bank = chain, split, sites, bank
         self.bytes_per_sample = chain.bytes_per_sample
 
@@ -185,14 +186,20 @@ def _seconds(
 ) -> list[float]:
     """Each kernel's time a sample: the shortest of a few turns, for what else the machine does only adds to it."""
     draws = [Draw("balanced", 0, 0, n, n) for n in (min(chunk(k, rows, False), USUAL_SAMPLES) for k in kernels)]
+
+    def seconds(kernel: Kernel, draw: Draw) -> float:
+        started = clock.now()
+        values = read(kernel, rows)
+        finish(values[0].device)
+        made = clock.now()
+        kernel.run(values, rows, draw.samples, kernel.drawn(draw, None))
+        finish(values[0].device)
+        return (made - started) / USUAL_SAMPLES + (clock.now() - made) / draw.samples
+
+    for _ in range(warm_up_turns(read(kernels[0], rows)[0].device)):
+        for kernel, draw in zip(kernels, draws, strict=True):
+            seconds(kernel, draw)
     turns: list[list[float]] = []
     while len(turns) < _TRIES and sum(map(sum, turns)) * USUAL_SAMPLES < _PATIENCE_SECONDS:
-        turns.append([])
-        for kernel, draw in zip(kernels, draws, strict=True):
-            started = clock.now()
-            values = read(kernel, rows)
-            made = clock.now()
-            kernel.run(values, rows, draw.samples, kernel.drawn(draw, None))
-            finish(values[0].device)
-            turns[-1].append((made - started) / USUAL_SAMPLES + (clock.now() - made) / draw.samples)
+        turns.append([seconds(kernel, draw) for kernel, draw in zip(kernels, draws, strict=True)])
     return [min(times) for times in zip(*(turns[1:] or turns), strict=True)]

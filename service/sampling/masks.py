@@ -103,7 +103,7 @@ def _filled_natively(
     if library is None:
         return False
     balanced = design == "balanced"
-    rest, few, many, patterns = _balance(p) if balanced else (round(p * 2**32), 0, 0, _NO_PATTERNS)
+    rest, few, many, patterns = balance(p) if balanced else (round(p * 2**32), 0, 0, _NO_PATTERNS)
     wanted = native.Masks(
         key, balanced, made.shape[3], blocks.start, len(blocks), len(outer), outer.ctypes.data, rest, few, many,
         patterns.ctypes.data, keeps, made.data_ptr(),
@@ -149,7 +149,7 @@ def _outer_coordinates(outer: tuple[int, ...], rows: Places | None) -> Words:
 
 
 @lru_cache(maxsize=256)
-def _balance(p: float) -> tuple[int, int, int, NDArray[np.int32]]:
+def balance(p: float) -> tuple[int, int, int, NDArray[np.int32]]:
     """In how many of 2³² cases a unit drops once more; the number of patterns where it does not, and where it does; and
     all of those, one after the other, ascending, as ten bits that say which samples keep the unit."""
     base, rest = divmod(BLOCK * round(p * 2**32), 2**32)
@@ -159,20 +159,31 @@ def _balance(p: float) -> tuple[int, int, int, NDArray[np.int32]]:
     return rest, len(few), len(many), ~np.array(few + many, dtype=np.int32)
 
 
+@lru_cache(maxsize=256)
+def patterns_on(p: float, device: torch.device) -> Tensor:
+    """The table of `balance`, copied to a device once."""
+    return torch.from_numpy(balance(p)[3]).to(device)
+
+
 _SHIFTS = np.arange(31, 31 - BLOCK, -1, dtype=np.int32)[:, None, None]  # of bit k to the sign
+
+
+@lru_cache
+def _shifts_on(device: torch.device) -> Tensor:
+    return torch.from_numpy(_SHIFTS).to(device)
 
 
 def _fill_balanced(drawn: Array, bits: Array, p: float, keeps: int) -> None:
     """drawn: (blocks, runs, inner); bits: (blocks, 10, runs, inner), gets `keeps` where a unit stays, 0 elsewhere."""
-    rest, few, many, patterns = _balance(p)
+    rest, few, many, patterns = balance(p)
     more = ((drawn >> 32) & _LOW) < rest
     chosen = drawn & _LOW
     chosen *= more * (many - few) + few
     chosen >>= 32
     chosen += more * few
     if isinstance(bits, Tensor):
-        bits.copy_(torch.from_numpy(patterns).to(bits.device).take(chosen)[:, None])
-        bits <<= torch.from_numpy(_SHIFTS).to(bits.device)
+        bits.copy_(patterns_on(p, bits.device).take(chosen)[:, None])
+        bits <<= _shifts_on(bits.device)
     else:
         np.left_shift(patterns.take(chosen)[:, None], _SHIFTS, out=bits)
     bits >>= 31

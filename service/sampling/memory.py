@@ -38,10 +38,12 @@ def ran_out_of_memory(error: Exception) -> bool:
 class Room:
     """How much may run at once; no bound until memory runs out. retries: how often it has."""
 
-    def __init__(self, device: torch.device, samples_a_row: int = BLOCK) -> None:
-        """samples_a_row: of a row that run together, as far as possible."""
+    def __init__(
+        self, device: torch.device, samples_a_row: int = BLOCK, let_go: Callable[[], None] | None = None
+    ) -> None:
+        """samples_a_row: of a row that run together, as far as possible. let_go: gives up memory that can be spared."""
         self.retries = 0
-        self._device, self._samples_a_row = device, samples_a_row
+        self._device, self._samples_a_row, self._let_go = device, samples_a_row, let_go
         self._passes = sys.maxsize  # at once, at most
         self._used = 1  # passes of what runs now
         self._quiet = 0  # requests in a row that fitted
@@ -80,6 +82,8 @@ class Room:
             # here nothing refers to the tensors of the failed try any more
             self._passes = self._used // 2
             self.retries += 1
+            if self._let_go is not None:
+                self._let_go()
             release(self._device)
         self._quiet = self._quiet + 1 if self.retries == retries else 0
         if self._quiet >= _QUIET_REQUESTS and self._passes < sys.maxsize // 2:

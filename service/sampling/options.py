@@ -13,8 +13,8 @@ from service.statistics import BLOCK
 MaskSharing = Literal["shared", "independent"]
 MethodChoice = Literal["auto", "sampled"]
 METHODS: tuple[MethodChoice, ...] = ("auto", "sampled")
-Dtype = Literal["float32", "bfloat16"]
-DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
+Dtype = Literal["float32", "tf32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = ("float32", "tf32", "bfloat16")
 MAX_SEED = 2**53 - 1
 
 

@@ -84,18 +84,48 @@ def _softmax(logits: Tensor) -> Tensor:
     return probabilities
 
 
+NOT_FINITE = "the model gave an output that is not finite (NaN or infinity)"
+
+
 def finite(values: Tensor) -> Tensor:
     """The same. ModelFailed where any value is not finite."""
     # a sum is not finite where any summand is not: one pass, no tensor of flags
     if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
-        raise ModelFailed("the model gave an output that is not finite (NaN or infinity)")
+        raise ModelFailed(NOT_FINITE)
     return values
 
 
-def check_finished(accumulator: SampleAccumulator) -> None:
-    """ModelFailed where any sample was not finite."""
-    finite(accumulator.moments.mean)  # not finite where any sample is not
-    if isinstance(accumulator, NoisyAccumulator) and not bool(accumulator.noise_variance.isfinite().all()):
-        raise ModelFailed("the noise head gave a negative standard deviation, or one that is not finite")
-    if not isinstance(accumulator, Accumulator):
-        finite(accumulator.moments.std)  # computed, not sampled
+class Checks:
+    """Whether numbers are finite. On the CPU one that is not is told at once; on a device, where each look would wait
+    for all that was launched, when the checks are settled."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._deferred = device.type != "cpu"
+        self._found: list[tuple[Tensor, str]] = []
+
+    def finite(self, values: Tensor, wrong: str = NOT_FINITE) -> Tensor:
+        """The same. wrong: what is said where any value is not finite."""
+        if self._deferred:
+            self._found.append((values.isfinite().all(), wrong))
+            return values
+        try:
+            return finite(values)
+        except ModelFailed:
+            raise ModelFailed(wrong) from None
+
+    def finished(self, accumulator: SampleAccumulator) -> None:
+        """That all samples were finite."""
+        self.finite(accumulator.moments.mean)  # not finite where any sample is not
+        if isinstance(accumulator, NoisyAccumulator):
+            self.finite(accumulator.noise_variance,
+                        "the noise head gave a negative standard deviation, or one that is not finite")
+        if not isinstance(accumulator, Accumulator):
+            self.finite(accumulator.moments.std)  # computed, not sampled
+
+    def settle(self) -> None:
+        """ModelFailed where any value was not finite."""
+        if self._found:
+            flags, messages = zip(*self._found, strict=True)
+            for good, wrong in zip(torch.stack(flags).tolist(), messages, strict=True):
+                if not good:
+                    raise ModelFailed(wrong)

@@ -14,16 +14,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.sampling.copies import to_device
+
 Words = NDArray[np.int64]
 Array = TypeVar("Array", Words, Tensor)
 
-_ROUNDS = 10
+ROUNDS = 10
+MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
+WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B  # what the key's words grow by with every round
 _LOW = 0xFFFFFFFF
 _LONG_RUN = 128  # words from which a call of numpy's generator a run is the cheaper way
 _FEW_RUNS = 64  # so many calls cost less than the integer function takes for the smallest array
 
 
-def _signed(value: int, bits: int = 64) -> int:
+def signed(value: int, bits: int = 64) -> int:
     """The signed number with the same low bits."""
     half = 1 << (bits - 1)
     return (value + half) % (2 * half) - half
@@ -31,13 +35,12 @@ def _signed(value: int, bits: int = 64) -> int:
 
 def _halves(multiplier: int) -> tuple[int, int, int]:
     """A 64-bit multiplier as a signed number, and its signed halves: high · 2³² + low."""
-    whole = _signed(multiplier)
-    low = _signed(multiplier, 32)
+    whole = signed(multiplier)
+    low = signed(multiplier, 32)
     return whole, (whole - low) >> 32, low
 
 
-_MULTIPLIERS = _halves(0xD2E7470EE14C6C93), _halves(0xCA5A826395121157)
-_WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
+_HALVES = _halves(MULTIPLIERS[0]), _halves(MULTIPLIERS[1])
 
 
 def words(
@@ -56,7 +59,7 @@ def words(
     c2, c3 = outer[None, :, :1], outer[None, :, 1:]
     if device is None:
         return philox(key, quads, block, c2, c3)[..., :count]
-    return philox(key, *(torch.from_numpy(c.copy()).to(device) for c in (quads, block, c2, c3)))[..., :count]
+    return philox(key, *(to_device(torch.from_numpy(c.copy()), device) for c in (quads, block, c2, c3)))[..., :count]
 
 
 def philox(key: tuple[int, int], c0: Array, c1: Array, c2: Array, c3: Array) -> Array:
@@ -65,10 +68,10 @@ def philox(key: tuple[int, int], c0: Array, c1: Array, c2: Array, c3: Array) -> 
     Counters: int64 arrays that broadcast against each other; all four of three axes. While a round's words depend on
     some of the axes only, they are computed for those only.
     """
-    for i in range(_ROUNDS):
-        k0, k1 = (_signed(k + i * w) for k, w in zip(key, _WEYL, strict=True))
-        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
-        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
+    for i in range(ROUNDS):
+        k0, k1 = (signed(k + i * w) for k, w in zip(key, WEYL, strict=True))
+        high0, low0 = _multiply(_HALVES[0], c0)
+        high1, low1 = _multiply(_HALVES[1], c2)
         c0, c1, c2, c3 = high1 ^ c1, low1, high0 ^ c3, low0
         c0 ^= k0
         c2 ^= k1

@@ -43,7 +43,8 @@ class Plan:
     marks, layouts: of every site, in the order of execution.
     deterministic_flop_share: of the operations of a prediction, what the prefix does; None where it is not known.
     network: what runs instead of the graphs, where there are none, for that reason.
-    dtype: of the matrix products and of the masks; float32, or bfloat16 once lowered.
+    dtype: of the matrix products and of the masks; float32, or bfloat16 once lowered. tf32: whether products of
+    float32 may round what they multiply to TF32.
     exact: the split in float32, once lowered.
     """
 
@@ -60,6 +61,7 @@ class Plan:
     reason: str = ""
     dtype: torch.dtype = torch.float32
     exact: Split | None = None
+    tf32: bool = False
 
 
 def make_plan(captured: Captured, patterns: Sequence[str] | None, raw_output: bool = False) -> Plan:

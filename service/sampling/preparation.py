@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ from service.sampling.arming import (
 )
 from service.sampling.bound import ROWS, hold_to_float32
 from service.sampling.capture import capture, output_of
-from service.sampling.device import lacks_bfloat16
+from service.sampling.device import lacks_bfloat16, lacks_tf32
 from service.sampling.eager import eager_plan, settle_resting
-from service.sampling.options import DTYPES
+from service.sampling.options import DTYPES, Dtype
 from service.sampling.plan import Plan, make_plan
 from service.sampling.probe import admit
 from service.sampling.rows import ExampleInputs, named_inputs
@@ -42,7 +43,8 @@ def prepare(
             example_inputs: a tensor, a sequence of tensors (positional arguments) or a mapping (keyword arguments),
             rows first, at least one row; the number of rows is free afterwards.
             dtype: "float32", or "bfloat16": matrix products in bfloat16, masks, statistics and answers as ever. Where
-            the device has no fast bfloat16 float32 runs, and `Sampler.dtype` and `dtype_note` say so.
+            the device has no fast bfloat16 float32 runs, and `Sampler.dtype` and `dtype_note` say so. "tf32": products
+            of float32 round what they multiply to ten bits, as CUDA devices can; refused elsewhere.
             sites: patterns of the site names that sample ("head.*"); None for all.
             noise_head: for a regression that gives 2·k columns a row, the k locations first: what the last k are,
             "log_variance" (natural logarithm of the noise's variance) or "std" (its standard deviation). Such a
@@ -50,7 +52,7 @@ def prepare(
     Errors: UnservableModel, with the site and the reason.
     """
     if dtype not in DTYPES:
-        raise UnservableModel(f"dtype: 'float32' or 'bfloat16' expected, got {dtype!r}{nearest(dtype, DTYPES)}")
+        raise UnservableModel(f"dtype: 'float32', 'tf32' or 'bfloat16' expected, got {dtype!r}{nearest(dtype, DTYPES)}")
     if task not in ("classification", "regression", "multilabel", "generic"):
         raise UnservableModel(f"task: 'classification', 'regression', 'multilabel' or 'generic' expected, got {task!r}")
     if noise_head not in (None, "log_variance", "std"):
@@ -69,8 +71,8 @@ def prepare(
         if task == "classification" and (len(shape) != 1 or shape[0] < 2):
             raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {shape} for a row")
         admit(sampler, rows)
-        if dtype == "bfloat16":
-            sampler = _in_bfloat16(sampler, rows, _probe_rows(example_inputs, ROWS))
+        if dtype != "float32":
+            sampler = _lowered(sampler, cast(Dtype, dtype), rows, _probe_rows(example_inputs, ROWS))
         sampler.tune(rows)
         if noise_head is not None:
             sampler.use_noise_head(noise_head)
@@ -89,20 +91,22 @@ def _plan(module: nn.Module, rows: Inputs, positional: bool, sites: Sequence[str
         return eager_plan(module, rows, positional, sites, e.detail)
 
 
-def _in_bfloat16(exact: Sampler, rows: Inputs, many: Inputs) -> Sampler:
-    """The same in bfloat16, held against `exact`; `exact` itself with a note where the device has no fast bfloat16.
+def _lowered(exact: Sampler, dtype: Dtype, rows: Inputs, many: Inputs) -> Sampler:
+    """The same in bfloat16 or tf32, held against `exact`; `exact` itself with a note where there is no fast bfloat16.
     many: the rows that it is held against."""
     device = next(iter(rows.values())).device
     if exact.eager_reason:
-        raise UnservableModel(f"bfloat16 needs a captured network, and this one runs eagerly: {exact.eager_reason}")
+        raise UnservableModel(f"{dtype} needs a captured network, and this one runs eagerly: {exact.eager_reason}")
     if not exact.samples_something:
-        raise UnservableModel("bfloat16 is admitted by the spread of dropout, and this network has none to sample")
-    lacking = lacks_bfloat16(device)
+        raise UnservableModel(f"{dtype} is admitted by the spread of dropout, and this network has none to sample")
+    lacking = lacks_tf32(device) if dtype == "tf32" else lacks_bfloat16(device)
+    if lacking and dtype == "tf32":
+        raise UnservableModel(f"there is no tf32 here: {lacking}. Serve it in float32")
     if lacking:
         exact.dtype_note = f"bfloat16 was asked for; float32 runs, because {lacking}"
         return exact
-    lowered = exact.lowered(rows)
-    lowered.bfloat16_error = hold_to_float32(lowered, exact, {name: value.to(device) for name, value in many.items()})
+    lowered = exact.lowered(rows, dtype)
+    lowered.dtype_error = hold_to_float32(lowered, exact, {name: value.to(device) for name, value in many.items()})
     return lowered
 
 

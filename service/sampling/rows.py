@@ -10,6 +10,7 @@ from torch import Tensor
 
 from service.errors import InvalidInput
 from service.sampling.arming import Inputs
+from service.sampling.copies import to_device
 
 ExampleInputs = Tensor | np.ndarray | Sequence[Tensor | np.ndarray] | Mapping[str, Tensor | np.ndarray]
 
@@ -38,7 +39,7 @@ class RowShapes:
         counts = {name: value.shape[0] for name, value in rows.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
             raise InvalidInput(f"every input needs the same number of rows, at least 1, got {counts}")
-        return {name: rows[name].to(device, dtype) for name, (dtype, _) in self._inputs.items()}
+        return {name: to_device(rows[name], device, dtype) for name, (dtype, _) in self._inputs.items()}
 
 
 def part_of(rows: Inputs, places: range) -> Inputs:

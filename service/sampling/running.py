@@ -7,10 +7,11 @@ import numpy as np
 from service.sampling.arming import Inputs
 from service.sampling.bank import Draw
 from service.sampling.chunks import share
+from service.sampling.device import roomy
 from service.sampling.kernels import Kernel, tiles
 from service.sampling.memory import Room, in_cuts
 from service.sampling.options import Asked
-from service.sampling.outputs import Outputs, SampleAccumulator, check_finished
+from service.sampling.outputs import Checks, Outputs, SampleAccumulator
 from service.sampling.rows import part_of, row_count
 from service.statistics import Method
 
@@ -27,16 +28,19 @@ class Runner:
     def accumulated(self, rows: Inputs, asked: Asked, kernel: Kernel, method: Method) -> list[SampleAccumulator]:
         """Runs all samples of all rows. An accumulator for each part of the rows, in order."""
         # as many rows share what is made of the masks as their values of the prefix may take of memory
-        group = max(kernel.rows, PREFIX_BYTES // (4 * kernel.split.prefix_width))
+        device = next(iter(rows.values())).device
+        group = max(kernel.rows, roomy(PREFIX_BYTES, device) // (4 * kernel.split.prefix_width))
+        checks = Checks(device)
 
         def run(part: range) -> list[SampleAccumulator]:
-            return self._group(part_of(rows, part), asked.first_row + part.start, asked, kernel, method)
+            return self._group(part_of(rows, part), asked.first_row + part.start, asked, kernel, method, checks)
 
         groups = self.room.through(row_count(rows), group, run)
+        checks.settle()
         return [accumulator for accumulators in groups for accumulator in accumulators]
 
     def _group(
-        self, rows: Inputs, first_row: int, asked: Asked, kernel: Kernel, method: Method
+        self, rows: Inputs, first_row: int, asked: Asked, kernel: Kernel, method: Method, checks: Checks
     ) -> list[SampleAccumulator]:
         """first_row: place of the first of these rows in the request."""
         room, read = self.room, self.outputs.read
@@ -63,5 +67,5 @@ class Runner:
         for first in range(0, asked.samples, size):
             run_chunk(first)
         for accumulator in accumulators:
-            check_finished(accumulator)
+            checks.finished(accumulator)
         return accumulators

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ from service.sampling.bank import Draw
 from service.sampling.capture import output_of
 from service.sampling.chunks import chunk
 from service.sampling.conditional import Ending
+from service.sampling.cuda_graphs import graphs_of
 from service.sampling.description import PlanDescription
-from service.sampling.device import exact_float32
+from service.sampling.device import exact_float32, tf32_products
 from service.sampling.drawing import stopped
 from service.sampling.eager import moves_output
 from service.sampling.kernels import Kernel, Timing
@@ -25,7 +27,7 @@ from service.sampling.lowering import lowered_plan
 from service.sampling.masks import Design
 from service.sampling.memory import Room
 from service.sampling.options import METHODS, Dtype, MaskSharing, MethodChoice, asked
-from service.sampling.outputs import Outputs, finite
+from service.sampling.outputs import Checks, Outputs, finite
 from service.sampling.plan import Plan
 from service.sampling.reference import SiteNoise, reference_sample
 from service.sampling.rows import ExampleInputs, RowShapes, part_of, row_count
@@ -36,7 +38,7 @@ from service.sampling.stopping import Decide, stop_rule
 from service.statistics import BLOCK, Method, NoiseHead, Task, Uncertainty
 
 if TYPE_CHECKING:
-    from service.sampling.bound import Bfloat16Error
+    from service.sampling.bound import DtypeError
 
 
 class Sampler:
@@ -53,11 +55,13 @@ class Sampler:
         self._device = device
         self._outputs = Outputs(task, plan.output_shape)
         self.dtype_note = ""  # why not the dtype that was asked for; empty where it is
-        self.bfloat16_error: Bfloat16Error | None = None  # measured when it was prepared
+        self.dtype_error: DtypeError | None = None  # measured when it was prepared; None in float32
         self.sites: list[Site] = plan.sites
-        self._kernels = Kernels(plan, device, task)
+        graphs = graphs_of(device)
+        self._kernels = Kernels(plan, device, task, graphs)
         self._general, self._conditional = self._kernels.general, self._kernels.conditional
-        self._room, self._room_to_predict = Room(device), Room(device, samples_a_row=1)
+        let_go = None if graphs is None else graphs.clear
+        self._room, self._room_to_predict = Room(device, let_go=let_go), Room(device, samples_a_row=1, let_go=let_go)
         self._runner = Runner(self._general, self._room, self._outputs)
 
     @property
@@ -104,17 +108,21 @@ class Sampler:
         return PlanDescription(
             self._general.split.prefix, self._general.split.suffix, self.deterministic_flop_share, self.eager_reason,
             [(kernel.name, kernel.rows, chunk(kernel, 1, False)) for kernel in self.kernels], self.timings,
+            self._kernels.notes,
         )
 
     @property
     def dtype(self) -> Dtype:
         """Of the matrix products. What is returned is float32 or float64 either way."""
+        if self._plan.tf32:
+            return "tf32"
         return "bfloat16" if self._plan.dtype is torch.bfloat16 else "float32"
 
-    def lowered(self, inputs: ExampleInputs) -> Sampler:
-        """The same network with its products in bfloat16. inputs: rows to see by what type each value has."""
+    def lowered(self, inputs: ExampleInputs, dtype: Dtype = "bfloat16") -> Sampler:
+        """The same network with its products in bfloat16 or tf32. inputs: rows to see by what type each value has."""
         rows = self._as_rows(inputs)
-        plan = replace(lowered_plan(self._plan, list(rows.values())), sites=self.sites)
+        plan = self._plan if dtype == "tf32" else lowered_plan(self._plan, list(rows.values()))
+        plan = replace(plan, sites=self.sites, tf32=dtype == "tf32")
         return Sampler(self._module, plan, rows, self._positional, self.task, self._device)
 
     @property
@@ -159,11 +167,13 @@ class Sampler:
 
         def run(group: range) -> Tensor:
             (output,) = self._plan.predict(*part_of(rows, group).values())
-            return self._outputs.located(finite(self._outputs.read(output)))
+            return self._outputs.located(checks.finite(self._outputs.read(output)))
 
-        with torch.no_grad(), exact_float32(self._device):
+        checks = Checks(self._device)
+        with torch.no_grad(), self._products():
             count = row_count(rows)
             parts = self._room_to_predict.through(count, count, run)
+            checks.settle()
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def uncertainty(
@@ -195,7 +205,7 @@ class Sampler:
         self._check_something_to_sample()
         wanted = asked(samples, seed, masks, design, first_row, include_samples, checkpoint, rule)
         if rule is not None:
-            with torch.no_grad(), exact_float32(self._device):
+            with torch.no_grad(), self._products():
                 return stopped(
                     self._runner, rows, wanted, rule,
                     lambda count: self._kernels.for_remaining(count, wanted.independent, kernel), self.predict)
@@ -207,7 +217,7 @@ class Sampler:
             kernel = self._conditional
             if chosen == "closed_form":
                 wanted = wanted._replace(samples=1)
-        with torch.no_grad(), exact_float32(self._device):
+        with torch.no_grad(), self._products() if chosen == "sampled" else exact_float32(self._device):
             return self._outputs.answer(self._runner.accumulated(rows, wanted, kernel, chosen), chosen)
 
     def reference(
@@ -236,7 +246,7 @@ class Sampler:
 
     def tune(self, inputs: ExampleInputs) -> None:
         """Times the kernels on copies of some rows and settles which one serves how many rows."""
-        with torch.no_grad(), exact_float32(self._device):
+        with torch.no_grad(), self._products():
             self._kernels.tune(list(self._as_rows(inputs).values()))
 
     def predict_reference(self, inputs: ExampleInputs) -> Tensor:
@@ -278,6 +288,10 @@ class Sampler:
             places = np.arange(count) if masks == "independent" else None
             drawn = self._conditional.drawn(Draw("balanced", 0, 0, samples, samples), places)
             return self._conditional.ending, *self._conditional.means(values, count, samples, drawn)
+
+    def _products(self) -> AbstractContextManager[None]:
+        """How products of float32 are computed; exact endings and the reference always without TF32."""
+        return tf32_products(self._device) if self._plan.tf32 else exact_float32(self._device)
 
     def _check_something_to_sample(self) -> None:
         if not self.samples_something:

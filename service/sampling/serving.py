@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from service.clock import MonotonicClock
 from service.errors import InvalidOption
-from service.sampling.bank import SeedBank
+from service.sampling.bank import BANK_BYTES, FRESH_BYTES, SeedBank
 from service.sampling.channels import ChannelSums, with_channel_sums
 from service.sampling.chunks import MASKS_AT_ONCE_BYTES, chunk
 from service.sampling.conditional import Conditional
+from service.sampling.device import roomy
 from service.sampling.eager import Eager
+from service.sampling.fused import Fused, offered
+from service.sampling.graphs import Graphs
 from service.sampling.kernels import Folded, FoldedChain, Kernel, Stacked, Thinned, Timing, fastest_from
 from service.sampling.plan import Plan
+from service.sampling.replayed import Replayed, with_replays
 from service.sampling.sites import Site
 from service.sampling.sparse import Sparse
 from service.statistics import BLOCK, Task
@@ -26,9 +31,14 @@ class Kernels:
     conditional: the one that averages over the last site's masks; None where the plan has no ending.
     serves_from: (rows, kernel), ascending: each serves from so many rows on. timings: by which that was settled."""
 
-    def __init__(self, plan: Plan, device: torch.device, task: Task) -> None:
-        by_name, bank = {site.name: site for site in plan.sites}, SeedBank()
+    def __init__(self, plan: Plan, device: torch.device, task: Task, graphs: Graphs | None = None) -> None:
+        """graphs: where passes are recorded; None where they are not."""
+        by_name = {site.name: site for site in plan.sites}
         sites = [by_name[name] for name in plan.split.masks]
+        bank = SeedBank(roomy(BANK_BYTES, device), roomy(FRESH_BYTES, device))
+        graphs = graphs if plan.network is None and sites else None
+        if graphs is not None:
+            plan = replace(plan, split=with_replays(plan.split, graphs))
         summed = with_channel_sums(plan) if device.type == "cpu" else None
         if summed is not None and plan.dtype is torch.bfloat16:
             # alone: it rounds less than other kernels, and a row must be itself in any company
@@ -43,12 +53,25 @@ class Kernels:
             self.every.append(Sparse(plan.chain, plan.split, sites, bank, device, task == "classification"))
         if summed is not None:
             self.every.append(ChannelSums(summed, sites, bank, device))
+        self._graphs, self._refused = graphs, ""
+        if graphs is not None:
+            fused = Fused(plan.split, sites, bank, device, plan.dtype)
+            self._refused = offered(fused)
+            self.every += [] if self._refused else [fused]
+            self.every += [Replayed(kernel, graphs) for kernel in self.every]
         self.conditional: Conditional | None = None
         if plan.ending is not None:
             others = [by_name[name] for name in plan.ending.split.masks]
             self.conditional = Conditional(plan.ending, others, bank, device)
         self.serves_from: list[tuple[int, Kernel]] = [(1, self.every[-1])]
         self.timings: list[Timing] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """What a device has of its own: what is replayed, and what is not and why."""
+        if self._graphs is None:
+            return []
+        return [f"fused: not offered: {self._refused}"] * bool(self._refused) + self._graphs.described()
 
     def tune(self, given: Sequence[Tensor]) -> None:
         """Times the kernels on copies of some rows and settles which one serves how many rows. given: by input."""

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from service.sampling.folding import masked, masked_broadcast, repeat_rows
 from service.sampling.functional import base_name
 from service.sampling.layouts import Layout
+from service.sampling.recipe import Recipe
 
 _aten: Any = torch.ops.aten
 _EACH_NUMBER = {
@@ -68,8 +69,10 @@ def windowed(graph: fx.Graph) -> fx.Graph:
     return made
 
 
-def window_of(value: Tensor, axis: int, place: int) -> Tensor:
+def window_of(value: Tensor | Recipe, axis: int, place: int) -> Tensor | Recipe:
     """That one place of an axis, which stays; a broadcast axis stays as it is."""
+    if isinstance(value, Recipe):
+        return value.at(axis, place)
     return value if value.shape[axis] == 1 else value.narrow(axis, place, 1).contiguous()
 
 

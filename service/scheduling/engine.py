@@ -16,6 +16,7 @@ from service import events
 from service.clock import Clock, MonotonicClock
 from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, Overloaded, reason
 from service.repository import ReadyModel
+from service.sampling.copies import to_host
 from service.sampling.options import METHODS
 from service.scheduling.job import Answer, Array, Job, Mode, Options, Stops
 from service.scheduling.limits import Limits
@@ -200,7 +201,8 @@ def _arrays(job: Job, options: Options, result: Uncertainty) -> dict[str, Array 
         found["quantiles"] = result.quantiles(options.quantiles)
     if options.include_samples:
         found["sample_values"] = result.draws
-    return {name: None if value is None else value.cpu().numpy() for name, value in found.items()}
+    here = to_host({name: value for name, value in found.items() if value is not None})
+    return {name: here[name].numpy() if name in here else None for name in found}
 
 
 def _stops(options: Options, result: Uncertainty) -> Stops | None:

@@ -39,7 +39,7 @@ def client(tmp_path_factory) -> TestClient:
 def test_the_card_says_bfloat16_and_how_far_it_moves_the_figures(client, name) -> None:
     card = client.get(f"/v1/models/{name}").json()
     assert card["sampling"]["dtype"] == "bfloat16"
-    error = card["sampling"]["bfloat16_error"]
+    error = card["sampling"]["dtype_error"]
     assert 0 < error["mean"] < 0.1
     assert 0 < error["std"] < 0.1
     ModelCard.model_validate(card)
@@ -53,4 +53,4 @@ def test_answers_say_bfloat16_and_their_means_are_probabilities(client) -> None:
 
 def test_a_card_in_float32_has_no_such_figures(application) -> None:
     sampling = application.get("/v1/models/flowers").json()["sampling"]
-    assert (sampling["dtype"], sampling["bfloat16_error"]) == ("float32", None)
+    assert (sampling["dtype"], sampling["dtype_error"]) == ("float32", None)

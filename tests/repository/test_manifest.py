@@ -54,7 +54,7 @@ def test_a_good_manifest_is_read_with_its_defaults() -> None:
     (lambda d: d.update(noise={"head": "std", "tau": 1.0}), "noise.tau", "not both"),
     (lambda d: d.update(noise={}), "noise.tau", "missing"),
     (lambda d: d.update(numerics={"dtype": "float16"}), "numerics.dtype", "did you mean 'bfloat16'"),
-    (lambda d: d.update(numerics={"dtype": "bf16"}), "numerics.dtype", "'float32' or 'bfloat16' expected"),
+    (lambda d: d.update(numerics={"dtype": "bf16"}), "numerics.dtype", "'float32' or 'tf32' or 'bfloat16' expected"),
 ])
 def test_a_wrong_key_is_named_by_its_path(change, path, words) -> None:
     changed = document()

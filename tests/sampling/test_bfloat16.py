@@ -103,6 +103,12 @@ def test_multipliers_of_kept_units_are_right_on_average_where_the_nearest_number
     assert abs(float(torch.tensor(1 / (1 - p)).bfloat16()) * (1 - p) - 1) > 5e-4
 
 
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.95, 0.99, 0.999])
+def test_a_scale_that_is_a_bfloat16_number_but_for_rounding_gets_that_number(p) -> None:
+    coarse = bfloat16_multipliers("iid", 3, "site", p, (4000,), 0, 10).double()
+    torch.testing.assert_close(coarse[coarse != 0] * (1 - p), torch.ones_like(coarse[coarse != 0]), rtol=1e-6, atol=0)
+
+
 def test_multipliers_do_not_depend_on_chunks_or_rows() -> None:
     whole = bfloat16_multipliers("balanced", 3, "site", 0.1, (9,), 0, 40)
     assert torch.equal(whole[20:], bfloat16_multipliers("balanced", 3, "site", 0.1, (9,), 20, 20))
@@ -215,7 +221,7 @@ def test_what_bfloat16_moves_is_measured_and_under_a_tenth_of_the_standard_error
     torch.manual_seed(0)
     sampler = prepare(MLP(), torch.randn(4, 512), task="classification", dtype="bfloat16")
     assert sampler.dtype == "bfloat16"
-    error = sampler.bfloat16_error
+    error = sampler.dtype_error
     assert error is not None
     assert 0 < error.mean < ADMITTED
     assert 0 < error.std < ADMITTED
