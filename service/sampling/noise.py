@@ -19,7 +19,12 @@ from service.sampling.marks import Mark, marked, sites_of
 
 _aten = torch.ops.aten
 _BISECTIONS = 32
-_PRODUCT, _QUOTIENT, _EXPAND = _aten.mul.Tensor, _aten.div.Tensor, _aten.expand_as.default
+_TRIED, _TRIALS = 4096, 1024  # numbers that are drawn to see what is made of them, in at most so many draws
+_BESIDE = 1e-5  # of a threshold: numbers so close to it are not judged
+_PRODUCT, _QUOTIENT = _aten.mul.Tensor, _aten.div.Tensor
+_BERNOULLI = {_aten.bernoulli_.float, _aten.bernoulli.p}
+_EXPAND_AS = _aten.expand_as.default
+_EXPANDS = {_EXPAND_AS, _aten.expand.default}
 
 
 def collapse(graph: fx.Graph) -> None:
@@ -29,9 +34,7 @@ def collapse(graph: fx.Graph) -> None:
         cone = _cone(source)
         products = [u for n in cone for u in n.users if u not in cone]
         if len(products) != 1 or products[0].target is not _PRODUCT:
-            path, kind = owner(source)
-            raise Uncapturable(f"{path or 'the network'} ({kind}) draws random numbers by {source.target} and does "
-                                  "not multiply by them: that is no dropout")
+            raise _no_dropout(source, f"draws random numbers by {source.target} and does not multiply by them")
         _make_site(graph, source, cone, products[0], taken)
 
 
@@ -40,7 +43,7 @@ def _cone(source: fx.Node) -> list[fx.Node]:
     cone = [source]
     for node in source.graph.nodes:
         if node.op == "call_function" and node is not source and any(n in cone for n in node.all_input_nodes):
-            others = [n for n in node.all_input_nodes if n not in cone and node.target is not _EXPAND]
+            others = [n for n in node.all_input_nodes if n not in cone and node.target is not _EXPAND_AS]
             if all(n.op == "get_attr" or not isinstance(n.meta.get("val"), Tensor) for n in others):
                 cone.append(node)
     return cone
@@ -51,7 +54,8 @@ def _make_site(graph: fx.Graph, source: fx.Node, cone: list[fx.Node], product: f
     value = next(n for n in cast(tuple[fx.Node, ...], product.args) if n not in cone)
     dropped, kept, p = _levels(source, cone, made)
     if kept[1] == 0 or dropped[1] != 0 or not 0 < p < 1:
-        raise Uncapturable(f"{owner(source)[0]}: its noise is {dropped[1]:g} or {kept[1]:g}, not 0 or a scale")
+        raise _no_dropout(source, f"multiplies by {dropped[1]:g} or {kept[1]:g}, not by 0 or a scale")
+    shape = _checked_shape(source, cone, made, dropped, kept, p)
     scale = kept[1]
     before, after = _factor(value), _factor(next(iter(product.users))) if len(product.users) == 1 else None
     gone = [product]
@@ -60,12 +64,9 @@ def _make_site(graph: fx.Graph, source: fx.Node, cone: list[fx.Node], product: f
         value = cast(fx.Node, value.args[0])
     elif after is not None and isclose(scale * after * (1 - p), 1, rel_tol=1e-6):
         scale, gone = scale * after, [next(iter(product.users)), product]
-    while made.target in (_EXPAND, _aten.expand.default):
-        made = cast(fx.Node, made.args[0])
-    shape, full = made.meta["val"].shape, product.meta["val"].shape
-    padded = [1] * (len(full) - len(shape)) + list(shape)
-    varies = tuple(not isinstance(n, int) or n != 1 for n in padded)
-    silent = 1 / scale if source.target in (_aten.bernoulli_.float, _aten.bernoulli.p) and scale == kept[1] else None
+    full = product.meta["val"].shape
+    varies = tuple(n != 1 for n in [1] * (len(full) - len(shape)) + list(shape))
+    silent = 1 / scale if source.target in _BERNOULLI and scale == kept[1] else None
     mark = Mark(site_name(product, taken), "stochastic_depth", p, scale, varies, (dropped[0], kept[0]), silent,
                 owner(source)[0])
     if not any(v and not isinstance(n, int) for v, n in zip(varies, full, strict=True)):
@@ -88,7 +89,7 @@ def _levels(
     source: fx.Node, cone: list[fx.Node], made: fx.Node
 ) -> tuple[tuple[float, float], tuple[float, float], float]:
     """(noise, result) of a dropped and of a kept unit, and the chance to be dropped."""
-    if source.target in (_aten.bernoulli_.float, _aten.bernoulli.p):
+    if source.target in _BERNOULLI:
         keep = float(argument(source, "p", 0.5))  # torch leaves out what is the default
         return (0.0, _result(cone, made, 0.0)), (1.0, _result(cone, made, 1.0)), round(1 - keep, 12)
     low, high = 0.0, 1 - 2**-24  # of torch's uniform numbers
@@ -101,9 +102,56 @@ def _levels(
     return (below, above, chance) if first == 0 else (above, below, 1 - chance)
 
 
+def _checked_shape(
+    source: fx.Node, cone: list[fx.Node], made: fx.Node, dropped: tuple[float, float], kept: tuple[float, float],
+    p: float,
+) -> torch.Size:
+    """Of what is multiplied by, before it is broadcast.
+
+    UnservableModel where numbers as the network draws them give anything but each its own one of the two results: where
+    there is a third result between, or where units are thrown together by a mean, a maximum and the like.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape, seen, result = _shape(source), 0, torch.empty(0)
+    uniform = source.target not in _BERNOULLI
+    threshold = p if dropped[0] < kept[0] else 1 - p
+    for _ in range(_TRIALS):
+        drawn = torch.rand(shape, generator=generator)
+        clear = (drawn - threshold).abs() > _BESIDE if uniform else torch.ones(shape, dtype=torch.bool)
+        low = drawn < threshold
+        noise = drawn if uniform else (~low).float()
+        is_dropped = low if dropped[0] < kept[0] else ~low
+        result = _made_of(noise, cone, made)
+        if result.numel() != noise.numel():
+            raise _no_dropout(source, "multiplies by numbers that are made of several random ones each")
+        expected = torch.where(is_dropped, dropped[1], kept[1])
+        if not torch.equal(result.flatten()[clear.flatten()], expected.flatten()[clear.flatten()].to(result.dtype)):
+            raise _no_dropout(
+                source, f"multiplies by random numbers that are not only {dropped[1]:g} or {kept[1]:g}")
+        seen += noise.numel()
+        if seen >= _TRIED:
+            break
+    return result.shape
+
+
+def _no_dropout(source: fx.Node, what: str) -> UnservableModel:
+    """Eagerly, Bernoulli numbers are sampled rightly whatever is made of them; of uniform ones no rate is known."""
+    path, kind = owner(source)
+    error = Uncapturable if source.target in _BERNOULLI else UnservableModel
+    return error(f"{path or 'the network'} ({kind}) {what}: that is no dropout")
+
+
 def _result(cone: list[fx.Node], made: fx.Node, noise: float) -> float:
     """What the cone makes of noise that is the same everywhere."""
-    values: dict[fx.Node, Any] = {cone[0]: torch.full([_size(n) for n in cone[0].meta["val"].shape], noise)}
+    result = _made_of(torch.full(_shape(cone[0]), noise), cone, made)
+    if not bool((result == result.flatten()[0]).all()):
+        raise Uncapturable(f"{owner(cone[0])[0]}: its noise differs between units by more than chance")
+    return float(result.flatten()[0])
+
+
+def _made_of(noise: Tensor, cone: list[fx.Node], made: fx.Node) -> Tensor:
+    """What the cone makes of noise, before it is broadcast."""
+    values: dict[fx.Node, Any] = {cone[0]: noise}
 
     def known(node: fx.Node) -> Any:
         if node in values:
@@ -113,15 +161,19 @@ def _result(cone: list[fx.Node], made: fx.Node, noise: float) -> float:
         return _size(node.meta["val"])
 
     for node in cone[1:]:
-        if node.target is _EXPAND:
+        if node.target in _EXPANDS:
             values[node] = values[cast(fx.Node, node.args[0])]
             continue
         arguments, named = fx.node.map_arg((node.args, dict(node.kwargs)), known)
-        values[node] = cast(Any, node.target)(*arguments, **cast(Mapping[str, Any], named))
-    result: Tensor = values[made]
-    if not bool((result == result.flatten()[0]).all()):
-        raise Uncapturable(f"{owner(cone[0])[0]}: its noise differs between units by more than chance")
-    return float(result.flatten()[0])
+        try:
+            values[node] = cast(Any, node.target)(*arguments, **cast(Mapping[str, Any], named))
+        except RuntimeError:
+            raise _no_dropout(cone[0], "makes of random numbers what cannot be followed") from None
+    return cast(Tensor, values[made])
+
+
+def _shape(node: fx.Node) -> list[int]:
+    return [_size(n) for n in node.meta["val"].shape]
 
 
 def _size(value: Any) -> Any:
