@@ -1,9 +1,9 @@
 /* The chain of linear layers, once for each kind of processor: NAME(f), TARGET and, with AVX-512, COMPRESS are set. */
 
-/* place: of the units that are kept and not 0, and of those that are not finite: a mask's 0 would not hide them. Returns
-   how many. */
+/* place: of the units that are kept and not 0. Returns how many, or -1 where any unit is not finite, kept or not: a mask
+   multiplies it by 0, which is no number. */
 TARGET static inline int64_t NAME(active)(const float *value, const uint16_t *keeps, int64_t n, int32_t *place) {
-    int64_t count = 0;
+    int64_t count = 0, bad = 0;
 #ifdef COMPRESS
     const __m512i step = _mm512_set1_epi32(16);
     __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -11,18 +11,19 @@ TARGET static inline int64_t NAME(active)(const float *value, const uint16_t *ke
         const __m512 x = n - i >= 16 ? _mm512_loadu_ps(value + i)
                                      : _mm512_maskz_loadu_ps((__mmask16)((1u << (n - i)) - 1), value + i);
         const __m512 zero = _mm512_setzero_ps();
-        const __mmask16 counts = _mm512_mask_cmp_ps_mask(keeps[i / 16], x, zero, _CMP_NEQ_UQ) |
-                                 _mm512_cmp_ps_mask(_mm512_sub_ps(x, x), zero, _CMP_NEQ_UQ);
+        const __mmask16 counts = _mm512_mask_cmp_ps_mask(keeps[i / 16], x, zero, _CMP_NEQ_UQ);
+        bad |= _mm512_cmp_ps_mask(_mm512_sub_ps(x, x), zero, _CMP_NEQ_UQ);
         _mm512_storeu_si512(place + count, _mm512_maskz_compress_epi32(counts, places));
         count += __builtin_popcount(counts);
     }
 #else
     for (int64_t i = 0; i < n; i++) {
         place[count] = (int32_t)i;
-        count += ((keeps[i / 16] >> i % 16 & 1) & (value[i] != 0)) | (value[i] - value[i] != 0);
+        count += (keeps[i / 16] >> i % 16 & 1) & (value[i] != 0);
+        bad |= value[i] - value[i] != 0;
     }
 #endif
-    return count;
+    return bad ? -1 : count;
 }
 
 #define UNROLLED _Pragma("GCC unroll 16")
@@ -56,6 +57,7 @@ TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t en
     for (int64_t start = first; start < end; start += TOGETHER) {
         const int64_t passes = end - start < TOGETHER ? end - start : TOGETHER;
         float *value = room.odd, *out = room.even;
+        int bad[TOGETHER] = {0};
         for (int64_t s = 0; s < c->count; s++) {
             const struct stage *stage = &c->stages[s];
             const float *read[TOGETHER];
@@ -63,7 +65,9 @@ TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t en
             for (int64_t i = 0; i < passes; i++) {
                 const int64_t pass = start + i, draw = c->row_masks ? pass : pass / c->rows;
                 read[i] = s ? value + i * room.stride : c->values + pass % c->rows * stage->in;
-                counts[i] = NAME(active)(read[i], stage->keeps + draw * stage->words, stage->in, room.place + i * room.stride);
+                const uint16_t *keeps = stage->keeps + draw * stage->words;
+                counts[i] = NAME(active)(read[i], keeps, stage->in, room.place + i * room.stride);
+                bad[i] |= counts[i] < 0;
             }
             const float *weight = stage->weight;
             for (int64_t at = 0; at < stage->width;) {
@@ -86,9 +90,11 @@ TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t en
             out = swap;
         }
         const struct stage *last = &c->stages[c->count - 1];
-        for (int64_t i = 0; i < passes; i++)
-            memcpy(c->output + (start + i) * last->out, value + i * room.stride, last->out * sizeof(float));
         float *output = c->output + start * last->out;
+        for (int64_t i = 0; i < passes; i++) {
+            memcpy(output + i * last->out, value + i * room.stride, last->out * sizeof(float));
+            for (int64_t j = 0; bad[i] && j < last->out; j++) output[i * last->out + j] = __builtin_nanf("");
+        }
         if (c->softmax) errorbar_softmax_rows(output, passes, last->out, output);
     }
 }

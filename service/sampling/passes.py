@@ -57,7 +57,10 @@ def fold_batch_norm(graph: fx.Graph, root: nn.Module) -> None:
 
 
 def channels_last(graph: fx.Graph, root: nn.Module) -> None:
-    """Weights of two-dimensional convolutions channels last; their outputs then are too."""
+    """Weights of two-dimensional convolutions channels last; their outputs then are too. Not where a window lies wholly
+    in a padding: torch 2.13's library then reads what is not there, and ends the process."""
+    if any(node.target is _aten.conv2d.default and _reads_padding_only(node) for node in graph.nodes):
+        return
     for node in graph.nodes:
         weight = _held(root, node.args[1]) if node.target is _aten.conv2d.default else None
         if weight is not None:
@@ -66,6 +69,28 @@ def channels_last(graph: fx.Graph, root: nn.Module) -> None:
             # torch takes a single channel's own strides for channels first
             strides = (channels * height * width, 1, channels * width, channels)
             root.register_buffer(name, weight.new_empty_strided(weight.shape, strides).copy_(weight))
+
+
+def _reads_padding_only(node: fx.Node) -> bool:
+    """Whether some window of a convolution has no number of its input, or may have none."""
+    source, weight = (cast(fx.Node, a).meta["val"].shape for a in node.args[:2])
+    settings = dict(zip(("stride", "padding", "dilation"), node.args[3:6], strict=False))
+    for axis in range(2, len(weight)):
+        size, kernel = source[axis], weight[axis]
+        stride, padding, dilation = (
+            _of_axis(settings.get(name, default), axis - 2)
+            for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+        )
+        if not all(isinstance(n, int) for n in (size, kernel, padding)):
+            return True
+        starts = range(-padding, size + padding - dilation * (kernel - 1), stride)
+        if any(all(not 0 <= start + dilation * k < size for k in range(kernel)) for start in starts):
+            return True
+    return False
+
+
+def _of_axis(value: Any, axis: int) -> Any:
+    return value if isinstance(value, int | str) else value[axis % len(value)]
 
 
 def sink(graph: fx.Graph, sites: dict[fx.Node, Mark]) -> dict[fx.Node, Mark]:
@@ -112,7 +137,9 @@ def _held(root: nn.Module, node: Any) -> Tensor | None:
 
 
 def _kept(root: nn.Module, name: str, value: Tensor) -> str:
-    """Registers a tensor under that name; the same tensor of another graph is there already."""
-    if not hasattr(root, name):
+    """The name under which a tensor is registered; the same tensor of another graph is there already."""
+    while (held := getattr(root, name, None)) is not None and not torch.equal(held, value):
+        name += "_"
+    if held is None:
         root.register_buffer(name, value)
     return name

@@ -163,10 +163,24 @@ def test_a_unit_that_is_no_number_is_not_hidden_where_it_is_dropped(bad) -> None
     values = X.clone()
     values[4, 2] = bad
     outputs = kernel.run([values], len(X), 20, kernel.drawn(Draw("iid", 1, 0, 20, 20), None))
-    assert not outputs[:, 4].isfinite().all(-1).any()
+    assert outputs[:, 4].isnan().all()
     assert outputs[:, :4].isfinite().all()
     with pytest.raises(ModelFailed):
         sampler.uncertainty(values, 2, design="iid", kernel=kernel)
+
+
+@pytest.mark.parametrize("name", ["folded", "thinned", "stacked", "sparse"])
+def test_a_unit_that_overflows_fails_whatever_hides_it_later(name) -> None:
+    net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Dropout(0.3), nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3),
+                        nn.Linear(8, 3))
+    with torch.no_grad():
+        net[0].weight.copy_(net[0].weight.abs() * 40)
+        net[0].bias.fill_(1.0)
+        net[3].weight.copy_(-net[3].weight.abs())  # ReLU makes 0 of what is left of infinity
+        net[3].bias.fill_(5.0)
+    sampler = prepare(net, torch.tensor([[0.3, 0.2], [0.5, -0.2]]), task="classification")
+    with pytest.raises(ModelFailed):
+        sampler.uncertainty(torch.tensor([[3e38, 3e38]]), 50, kernel=kernel_of(sampler, name))
 
 
 def test_independent_masks_cannot_be_asked_of_thinned_networks() -> None:

@@ -109,3 +109,41 @@ def test_convolutions_give_channels_last_those_of_a_single_channel_too(channels)
     weight = next(n for n in captured.graph.nodes if n.target is _aten.conv2d.default).args[1]
     made = torch.conv2d(x, getattr(captured.root, weight.target))
     assert made.stride()[1] == 1
+
+
+def normed_again(linear: nn.Module, mean: Tensor, variance: Tensor, gains: list[Tensor]) -> nn.Module:
+    class Twice(nn.Module):
+        """One layer's outputs, normalised in two ways."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.drop, self.head = linear, nn.Dropout(0.3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = (torch.nn.functional.batch_norm(self.linear(x), mean, variance, gain) for gain in gains)
+            return self.head(self.drop(one * other))
+
+    return Twice()
+
+
+def test_a_layer_that_is_normalised_in_two_ways_keeps_both() -> None:
+    torch.manual_seed(4)
+    net = normed_again(nn.Linear(4, 6), torch.randn(6), torch.rand(6) + 0.5, [torch.randn(6), torch.randn(6)])
+    x = torch.randn(5, 4)
+    sampler = prepare(net, x, task="regression")
+    torch.testing.assert_close(sampler.predict(x), sampler.predict_reference(x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "dilation", "last"), [
+    ((8, 8), 3, 1, 1, 1, True), ((8, 8), (3, 5), (2, 1), (1, 2), 1, True), ((8, 8), 3, 1, 2, 2, True),
+    ((2, 1), (2, 2), (3, 2), (2, 3), (2, 2), False), ((5, 1), (2, 1), 3, (1, 2), (1, 2), False),
+    ((4, 1), 2, 1, 1, 2, False), ((6, 6), 3, 1, "same", 1, False),
+])
+def test_convolutions_are_channels_last_unless_a_window_lies_in_padding_alone(
+    size, kernel, stride, padding, dilation, last
+) -> None:
+    conv = nn.Conv2d(3, 5, kernel, stride, padding, dilation)
+    graph = graph_of(nn.Sequential(conv, nn.Dropout2d(0.3), nn.Flatten()), torch.randn(4, 3, *size))
+    (weight,) = (getattr(graph.owning_module, str(n.args[1].target)) for n in graph.nodes
+                 if n.target in (_aten.conv2d.default, _aten.conv2d.padding))
+    assert (weight.stride(1) == 1) == last
