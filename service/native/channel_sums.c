@@ -1,8 +1,10 @@
 /* A convolution whose input is the same for every sample but for a mask over its channels.
 
-   Of each row every input channel is convolved once, by itself; a sample is the sum over the channels that it keeps. As
-   few are dropped, it is made as the total less those that are; where more than half are, as the sum of the rest. Some
-   positions of some output channels are made at a time, for all samples, so that nothing leaves the innermost cache. */
+   Of each row every input channel is convolved once, by itself; a sample is the sum over the channels that it keeps.
+   Channels form groups of GROUP; the sums of each group's subsets are made once, and a sample adds one of them a group
+   (the method of four Russians). Nothing is ever subtracted, so a large channel that a sample drops leaves no rounding
+   behind. Some positions of some output channels are made at a time, for all samples, so that nothing leaves the
+   innermost cache. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -16,13 +18,18 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define SLOTS 8 /* positions at a time */
+#ifndef GROUP
+#define GROUP 3 /* input channels */
+#endif
+#define SUBSETS ((1 << GROUP) - 1) /* of a group, but for the empty one: bit k of a subset's number is its channel k */
 #define EACH_SLOT(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 
-/* One sample: the channels that are taken from the total, or summed, and what the sum is multiplied by. */
+/* One sample: its subsets, group after group, and what their sum is multiplied by. A group of which nothing is kept has
+   none. */
 struct sum {
-    int32_t sample, count, sums_kept;
+    int64_t count;
     float scale;
-    const int32_t *channels;
+    const int32_t *subsets;
 };
 
 #if defined(__x86_64__)
@@ -74,56 +81,50 @@ static void pad_row(const struct convolution *c, const float *x, const int64_t *
         }
 }
 
-/* The sums of all samples, by their length: the processor then foresees where each ends. mask: samples apart by step.
-   starts, found: of channels + 2 and of samples, to work with. */
-static void list_sums(const struct convolution *c, const float *mask, int64_t step, int64_t samples, int32_t *channels,
-                      int64_t *starts, struct sum *found, struct sum *sums) {
-    memset(starts, 0, sizeof *starts * (c->channels + 2));
+/* What each sample adds up. mask: samples apart by step; subsets: memory for one a group and sample. */
+static void list_sums(const struct convolution *c, const float *mask, int64_t step, int64_t samples, int32_t *subsets,
+                      struct sum *sums) {
     for (int64_t t = 0; t < samples; t++) {
         const float *m = mask + t * step;
-        int64_t dropped = 0;
-        float scale = 0;
-        for (int64_t k = 0; k < c->channels; k++) {
-            dropped += m[k] == 0;
-            scale = m[k] != 0 ? m[k] : scale;
+        struct sum *s = sums + t;
+        *s = (struct sum){0, 0, subsets};
+        for (int64_t k = 0, before = 0; k < c->channels; before += SUBSETS) {
+            int32_t subset = 0;
+            for (int bit = 1; bit <= SUBSETS && k < c->channels; bit *= 2, k++)
+                if (m[k] != 0) {
+                    subset += bit;
+                    s->scale = m[k];
+                }
+            if (subset) subsets[s->count++] = (int32_t)before + subset - 1;
         }
-        const int kept = dropped > c->channels / 2;
-        found[t] = (struct sum){(int32_t)t, 0, kept, scale, channels};
-        for (int64_t k = 0; k < c->channels; k++)
-            if ((m[k] == 0) != kept) channels[found[t].count++] = (int32_t)k;
-        channels += found[t].count;
-        starts[found[t].count + 1]++;
+        subsets += s->count;
     }
-    for (int64_t k = 0; k <= c->channels; k++) starts[k + 1] += starts[k];
-    for (int64_t t = 0; t < samples; t++) sums[starts[found[t].count]++] = found[t];
 }
 
 int errorbar_channel_sums(const struct channel_sums *s, int threads) {
     const struct convolution *c = s->convolution;
     const tile run = fitting(c->lanes);
-    const int64_t groups = (c->outputs + c->lanes - 1) / c->lanes, width = c->positions * c->outputs;
+    const int64_t panels = (c->outputs + c->lanes - 1) / c->lanes, width = c->positions * c->outputs;
     const int64_t padded = c->channels * c->padded_height * c->padded_width;
-    const int64_t maps = (c->channels + 1) * SLOTS * c->lanes;
+    const int64_t groups = (c->channels + GROUP - 1) / GROUP, maps = groups * SUBSETS * SLOTS * c->lanes;
     int failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         const size_t bytes = sizeof(float) * (maps + padded);
         float *partial = aligned_alloc(64, (bytes + 63) / 64 * 64);
-        int32_t *channels = malloc(sizeof *channels * (s->samples * (c->channels / 2) + 1));
-        int64_t *starts = malloc(sizeof *starts * (c->channels + 2));
-        struct sum *sums = malloc(2 * sizeof *sums * s->samples);
-        const int ready = partial && channels && starts && sums;
+        int32_t *subsets = malloc(sizeof *subsets * s->samples * groups);
+        struct sum *sums = malloc(sizeof *sums * s->samples);
+        const int ready = partial && subsets && sums;
         float *row = partial + maps;
         int64_t here = -1, listed = -1;
         if (ready) memset(row, 0, sizeof(float) * padded);
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < s->rows * groups; i++) {
+        for (int64_t i = 0; i < s->rows * panels; i++) {
             if (!ready) continue;
-            const int64_t r = i / groups, first = i % groups * c->lanes, own = s->mask_rows > 1 ? r : 0;
+            const int64_t r = i / panels, first = i % panels * c->lanes, own = s->mask_rows > 1 ? r : 0;
             if (r != here) pad_row(c, s->values + r * s->stride[0], s->stride, row);
             if (own != listed)
-                list_sums(c, s->mask + own * c->channels, s->mask_rows * c->channels, s->samples, channels, starts,
-                          sums + s->samples, sums);
+                list_sums(c, s->mask + own * c->channels, s->mask_rows * c->channels, s->samples, subsets, sums);
             here = r;
             listed = own;
             const float *after = s->after ? s->after + (s->after_rows > 1 ? r : 0) * c->outputs + first : NULL;
@@ -135,8 +136,7 @@ int errorbar_channel_sums(const struct channel_sums *s, int threads) {
             failed = 1;
         }
         free(partial);
-        free(channels);
-        free(starts);
+        free(subsets);
         free(sums);
     }
     return failed;

@@ -15,7 +15,7 @@ from service.sampling.kernels import Timing
 class PlanDescription:
     """prefix, suffix: what runs once a row, and what runs for every sample. kernels: (name, most rows that run
     together, samples of one row that run together). timings: by which the kernel is chosen; empty where there is one
-    only. notes: of a device, what is replayed, and what is not and why."""
+    only. notes: kernels that were left out and why; of a device, what is replayed and what is not."""
 
     prefix: nn.Module
     suffix: nn.Module

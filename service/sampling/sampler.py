@@ -82,6 +82,10 @@ class Sampler:
         """All that sample, the one that runs everything first."""
         return self._kernels.every
 
+    def leave_out(self, kernel: Kernel, why: str) -> None:
+        """Samples without one of `kernels`, but for the first, from now on; `described` says why."""
+        self._kernels.leave_out(kernel, why)
+
     @property
     def serves_from(self) -> list[tuple[int, Kernel]]:
         """(rows, kernel), ascending: each serves from so many rows on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -65,13 +66,23 @@ class Kernels:
             self.conditional = Conditional(plan.ending, others, bank, device)
         self.serves_from: list[tuple[int, Kernel]] = [(1, self.every[-1])]
         self.timings: list[Timing] = []
+        self._left_out: list[str] = []
 
     @property
     def notes(self) -> list[str]:
-        """What a device has of its own: what is replayed, and what is not and why."""
+        """Kernels that were left out and why, and what a device has of its own: what is replayed, and what is not."""
         if self._graphs is None:
-            return []
-        return [f"fused: not offered: {self._refused}"] * bool(self._refused) + self._graphs.described()
+            return self._left_out
+        refused = [f"fused: not offered: {self._refused}"] * bool(self._refused)
+        return self._left_out + refused + self._graphs.described()
+
+    def leave_out(self, kernel: Kernel, why: str) -> None:
+        """Never runs it again. kernel: not the general one."""
+        assert kernel is not self.general
+        self.every.remove(kernel)
+        self.serves_from[:] = [(1, self.every[-1])]
+        self._left_out.append(f"{kernel.name}: left out: {why}")
+        logging.getLogger(__name__).warning("kernel %s is left out: %s", kernel.name, why)
 
     def tune(self, given: Sequence[Tensor]) -> None:
         """Times the kernels on copies of some rows and settles which one serves how many rows. given: by input."""

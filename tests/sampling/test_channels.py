@@ -52,7 +52,8 @@ def masks(generator: torch.Generator, samples: int, rows: int, channels: int, p:
     return (torch.rand(samples, rows, channels, 1, 1, generator=generator) >= p).float() / (1 - p)
 
 
-def case(seed: int) -> Case:
+def case(seed: int, channels: int | None = None) -> Case:
+    """channels: drawn by default."""
     pick, generator = random.Random(seed), torch.Generator().manual_seed(seed)
 
     def pair(*choices: int) -> Pair:
@@ -63,7 +64,8 @@ def case(seed: int) -> Case:
     reach = [d * (k - 1) + 1 + s * (q - 1) for k, s, d, q in
              zip(geometry.kernel, geometry.stride, geometry.dilation, geometry.pool, strict=True)]
     height, width = (n + pick.randrange(9) for n in reach)
-    channels, outputs = pick.choice([1, 3, 8, 33]), pick.choice([1, 4, 16, 19, 40])
+    drawn, outputs = pick.choice([1, 3, 8, 33]), pick.choice([1, 4, 16, 19, 40])
+    channels = channels or drawn
     rows, samples = pick.choice([1, 3]), pick.choice([1, 10, 23])
     value = torch.randn(rows, channels, height, width, generator=generator)
     if pick.random() < 0.5:
@@ -77,16 +79,62 @@ def case(seed: int) -> Case:
     )
 
 
-@needs_library
-@pytest.mark.parametrize("seed", range(60))
-def test_sums_of_partial_maps_are_the_convolution_of_each_sample(seed) -> None:
-    drawn = case(seed)
+def allowed(drawn: Case) -> float:
+    scale = drawn.value.abs().max() * drawn.weight.flatten(1).norm(dim=1).max() * drawn.mask.max().clamp_min(1)
+    return 2e-6 * float(scale) + 1e-7
+
+
+def hold(drawn: Case) -> None:
     expected = drawn.expected()
     for lanes in (8, None):
         found = drawn.made(lanes)(drawn.value, drawn.mask, drawn.after)
         assert found.shape == expected.shape
-        scale = drawn.value.abs().max() * drawn.weight.flatten(1).norm(dim=1).max() * drawn.mask.max().clamp_min(1)
-        torch.testing.assert_close(found.double(), expected, atol=2e-6 * float(scale) + 1e-7, rtol=0)
+        torch.testing.assert_close(found.double(), expected, atol=allowed(drawn), rtol=0)
+
+
+@needs_library
+@pytest.mark.parametrize("seed", range(60))
+def test_sums_of_partial_maps_are_the_convolution_of_each_sample(seed) -> None:
+    hold(case(seed))
+
+
+@needs_library
+@pytest.mark.parametrize("channels", range(1, 8))
+def test_channels_need_not_fill_the_last_of_the_groups_that_are_summed_together(channels) -> None:
+    for seed in range(2000, 2006):
+        hold(case(seed, channels))
+
+
+@needs_library
+@pytest.mark.parametrize("factor", [1e3, 1e6])
+@pytest.mark.parametrize("large", range(8))
+def test_a_channel_far_larger_than_the_others_leaves_no_rounding_in_samples_that_drop_it(factor, large) -> None:
+    drawn = case(3000 + large, channels=8)
+    drawn.value[:, large] = 0
+    within, size = allowed(drawn), drawn.value.abs().max()
+    drawn.value[:, large] = factor * size
+    drawn.mask[::2, :, large] = 0
+    found = drawn.made()(drawn.value, drawn.mask, drawn.after).unflatten(0, (len(drawn.mask), -1))
+    expected = drawn.expected().unflatten(0, (len(drawn.mask), -1))
+    torch.testing.assert_close(found[::2].double(), expected[::2], atol=within, rtol=0)
+
+
+@needs_library
+@pytest.mark.parametrize("factor", [1e3, 1e6])
+@pytest.mark.parametrize("task", ["classification", "generic"])
+def test_a_channel_far_larger_than_the_others_leaves_mean_and_std_as_the_general_kernel_has_them(factor, task) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Dropout2d(0.3), nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
+    rows = torch.randn(6, 3, 6, 6)
+    sampler = prepare(net, rows, task=task)
+    rows[:, 1] *= factor
+    general = sampler.kernels[0]
+    assert type(general) is Folded
+    sums, folded = (
+        sampler.uncertainty(rows, 50, 3, kernel=kernel, method="sampled") for kernel in (kernel_of(sampler), general)
+    )
+    for found, expected in ((sums.mean, folded.mean), (sums.std, folded.std)):
+        torch.testing.assert_close(found, expected, atol=2e-6 * float(expected.abs().max()), rtol=0)
 
 
 @needs_library
@@ -236,6 +284,20 @@ def test_without_the_library_the_network_runs_on_torch_and_gives_the_same(monkey
     sampler = prepare(Net(0.3), X, task="classification")
     assert [type(kernel) for kernel in sampler.kernels] == [Folded]
     torch.testing.assert_close(sampler.uncertainty(X, 30, 3).std, with_library.std, atol=1e-6, rtol=0)
+
+
+@needs_library
+def test_a_kernel_that_is_wrong_where_the_general_one_is_right_is_left_out_and_the_plan_says_so(monkeypatch) -> None:
+    right = MaskedConvolution.forward
+    monkeypatch.setattr(MaskedConvolution, "forward", lambda *given: right(*given) * 1.01)
+    sampler = prepare(Net(0.3), X, task="classification")
+    assert [type(kernel) for kernel in sampler.kernels] == [Folded]
+    assert sampler.serves_from == [(1, sampler.kernels[0])]
+    (note,) = sampler.described().notes
+    assert note.startswith(f"{SUMS}: left out: on the example rows it is ")
+    torch.testing.assert_close(
+        sampler.uncertainty(X, 30, 3, include_samples=True).draws, sampler.reference(X, 30, 3).draws, atol=2e-6, rtol=0
+    )
 
 
 @needs_library

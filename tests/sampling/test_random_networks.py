@@ -97,6 +97,7 @@ def check(case: Network) -> None:
     if sampler.eager_reason:  # one row and one sample at a time: nothing to compare
         assert KNOWN_TO_RUN_EAGERLY in sampler.eager_reason, sampler.eager_reason
         return
+    assert not sampler.described().notes  # no kernel was left out
     laws = Laws(case, sampler)
     for law in (fast_equals_reference, alone_equals_in_company, fifty_start_a_hundred, chunking_changes_nothing):
         law(laws)
