@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-_LAYOUT = 6  # of the structures below, as in library.h
+_LAYOUT = 7  # of the structures below, as in library.h
 MOST_CLASSES = 1024
 _ONE_THREAD = 1 << 15
 

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define LAYOUT 6
+#define LAYOUT 7
 #define MOST_CLASSES 1024
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
