@@ -69,6 +69,10 @@ class Sampler:
         return self._outputs.task
 
     @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
     def output_shape(self) -> tuple[int, ...]:
         """Of a row's answer."""
         return self._outputs.shape
