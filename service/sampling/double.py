@@ -35,8 +35,8 @@ def hold_to_float64(sampler: Sampler, module: nn.Module, examples: Inputs, posit
     if not error <= ADMITTED:
         raise UnservableModel(
             f"the module or its examples are float64 and it is served in float32, where its prediction differs by "
-            f"{error:.2g} of the outputs' scale on the example rows; up to {ADMITTED:g} is admitted. Take what is large "
-            "off the inputs before they come here, or scale them"
+            f"{error:.2g} of the outputs' scale on the example rows; up to {ADMITTED:g} is admitted. Take what is "
+            "large off the inputs before they come here, or scale them"
         )
 
 
