@@ -69,6 +69,11 @@ class InvalidInput(RequestError):
 class InvalidOption(RequestError):
     code = "invalid_option"
 
+    @classmethod
+    def at(cls, path: str, message: str) -> InvalidOption:
+        """Of the option that stands there."""
+        return cls(f"{path}: {message}", faults=[Fault(path, message)])
+
 
 class UncertaintyUnavailable(RequestError):
     code = "uncertainty_unavailable"

@@ -25,12 +25,17 @@ _RESTING = "_errorbar_resting"
 
 
 def private_copy(module: nn.Module) -> nn.Module:
-    """A copy in eval mode, float32, that shares nothing with the caller's module, which is left as it was found.
-    Wrappers for many devices or for compilation are taken off."""
+    """As `own_copy`, float32."""
+    return own_copy(module).float()
+
+
+def own_copy(module: nn.Module) -> nn.Module:
+    """A copy in eval mode that shares nothing with the caller's module, which is left as it was found. Wrappers for
+    many devices or for compilation are taken off."""
     while isinstance(module, nn.DataParallel) or hasattr(module, "_orig_mod"):
         module = module.module if isinstance(module, nn.DataParallel) else cast(nn.Module, module._orig_mod)
     try:
-        return copy.deepcopy(module).float().eval().requires_grad_(False)
+        return copy.deepcopy(module).eval().requires_grad_(False)
     except Exception as e:
         raise UnservableModel(f"the module cannot be copied ({type(e).__name__}: {e})") from e
 

@@ -61,6 +61,11 @@ class Ending:
         width = max(split.suffix_width, 4 * units * shared, 0 if shared == 1 else 4 * outputs * units)
         self.split = replace(split, suffix_width=width)
 
+    @property
+    def held(self) -> list[Tensor]:
+        """The matrix, and its squares where they are read."""
+        return [self._matrix] if self._squares is None else [self._matrix, self._squares]
+
     def mean(self, plain: Tensor, value: Tensor) -> Tensor:
         """Of the output over the site's masks, (n, outputs). plain: the output with the site as the identity;
         value: what the site acts on."""
@@ -125,6 +130,10 @@ class Conditional(Folded):
     def __init__(self, ending: Ending, sites: Sequence[Site], bank: SeedBank, device: torch.device) -> None:
         super().__init__(ending.split, sites, bank, device)
         self.ending = ending
+
+    @property
+    def held(self) -> Sequence[Tensor]:
+        return self.ending.held
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
         """(samples, rows, 2·outputs): means, then standard deviations."""

@@ -110,6 +110,12 @@ class DenseChain:
         return packed(weight), bias
 
     @property
+    def held(self) -> list[Tensor]:
+        """Its weights and biases."""
+        read = [(stage.weight, stage.bias) for stage in self.stages] + self._hidden
+        return [tensor for layer in read for tensor in layer]
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.stages[0].weight.device

@@ -184,6 +184,7 @@ class Eager:
     rows = 1 << 30
     bytes_per_sample = 0
     working_set_bytes = 1
+    held = ()
 
     def __init__(self, network: EagerNetwork, split: Split, sites: Sequence[Site]) -> None:
         self._network, self.split = network, split

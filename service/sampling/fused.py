@@ -36,6 +36,7 @@ class Fused:
     name = "fused"
     per_row_masks, normalised = True, False
     bytes_per_sample = 0
+    held = ()
 
     def __init__(
         self, split: Split, sites: Sequence[Site], bank: SeedBank, device: torch.device,

@@ -32,7 +32,7 @@ class Kernel(Protocol):
     """name: for people. split: what it runs. rows: that run together at most. bytes_per_sample: of what it makes of one
     sample's masks, shared by all rows. working_set_bytes: of the activations of rows and samples that run together.
     per_row_masks: whether rows may have masks of their own. normalised: whether a classifier's outputs are given as
-    probabilities already."""
+    probabilities already. held: weights that it keeps beside those of its split."""
 
     name: str
     per_row_masks: bool
@@ -41,6 +41,9 @@ class Kernel(Protocol):
     rows: int
     bytes_per_sample: int
     working_set_bytes: int
+
+    @property
+    def held(self) -> Sequence[Tensor]: ...
 
     def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
         """What `run` needs of some samples' masks. places: (rows,), or None for masks that all rows share."""
@@ -68,6 +71,10 @@ class Folded:
         self.rows = max(1, self.working_set_bytes // (split.suffix_width * 4 * BLOCK))
         self.bytes_per_sample = sum(4 * prod(site.mask_shape) for site in sites)
 
+    @property
+    def held(self) -> Sequence[Tensor]:
+        return ()
+
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
         output: Tensor = self.split.suffix.forward(samples, samples * rows, *drawn, *values)
         return output.view(samples, rows, *output.shape[1:])
@@ -93,6 +100,10 @@ class FoldedChain(Folded):
         super().__init__(split, sites, bank, device, dtype)
         self._chain = chain
 
+    @property
+    def held(self) -> Sequence[Tensor]:
+        return self._chain.held
+
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
         (value,) = values
         return self._chain.run_masked(value, drawn)
@@ -111,6 +122,10 @@ class Thinned:
         self.working_set_bytes = max(self.working_set_bytes, working_set_bytes(chain.device))
         self._chain, self.split, self._sites, self._bank = chain, split, sites, bank
         self.bytes_per_sample = chain.bytes_per_sample
+
+    @property
+    def held(self) -> Sequence[Tensor]:
+        return self._chain.held
 
     def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
         assert places is None

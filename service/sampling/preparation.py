@@ -22,6 +22,7 @@ from service.sampling.arming import (
 from service.sampling.bound import ROWS, hold_to_float32
 from service.sampling.capture import capture, output_of
 from service.sampling.device import lacks_bfloat16, lacks_tf32
+from service.sampling.double import hold_to_float64
 from service.sampling.eager import eager_plan, settle_resting
 from service.sampling.options import DTYPES, Dtype
 from service.sampling.plan import Plan, make_plan
@@ -42,6 +43,7 @@ def prepare(
     Args:   module: trained, with dropout; it is copied and left as it was found. A classifier gives logits.
             example_inputs: a tensor, a sequence of tensors (positional arguments) or a mapping (keyword arguments),
             rows first, at least one row; the number of rows is free afterwards.
+            A network of float64 is run in float32, or refused where that shows on these rows.
             dtype: "float32", or "bfloat16": matrix products in bfloat16, masks, statistics and answers as ever. Where
             the device has no fast bfloat16 float32 runs, and `Sampler.dtype` and `dtype_note` say so. "tf32": products
             of float32 round what they multiply to ten bits, as CUDA devices can; refused elsewhere.
@@ -70,6 +72,7 @@ def prepare(
         shape = sampler.output_shape
         if task == "classification" and (len(shape) != 1 or shape[0] < 2):
             raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {shape} for a row")
+        hold_to_float64(sampler, module, _given(example_inputs), positional)
         admit(sampler, rows)
         if dtype != "float32":
             sampler = _lowered(sampler, cast(Dtype, dtype), rows, _probe_rows(example_inputs, ROWS))
@@ -125,6 +128,12 @@ def _check_forward(module: nn.Module, rows: Inputs, positional: bool) -> None:
 
 def _probe_rows(example_inputs: ExampleInputs, count: int = _PROBE_ROWS) -> dict[str, Tensor]:
     """Rows to try the network on, by input."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: _probes(value.detach().cpu(), generator, count) for name, value in _given(example_inputs).items()}
+
+
+def _given(example_inputs: ExampleInputs) -> dict[str, Tensor]:
+    """The rows as they were given, by input."""
     if isinstance(example_inputs, Mapping):
         names = list(example_inputs)
     elif isinstance(example_inputs, Tensor | np.ndarray) or len(example_inputs) == 1:
@@ -134,8 +143,7 @@ def _probe_rows(example_inputs: ExampleInputs, count: int = _PROBE_ROWS) -> dict
     given = named_inputs(example_inputs, names)
     if not given or any(value.dim() == 0 or value.shape[0] == 0 for value in given.values()):
         raise UnservableModel("example_inputs: tensors with at least one row each expected")
-    generator = torch.Generator().manual_seed(0)
-    return {name: _probes(value.detach().cpu(), generator, count) for name, value in given.items()}
+    return given
 
 
 def _probes(value: Tensor, generator: torch.Generator, count: int) -> Tensor:

@@ -44,6 +44,10 @@ class Replayed:
         self.rows = 1 << (kernel.rows.bit_length() - 1)
         self.bytes_per_sample, self.working_set_bytes = kernel.bytes_per_sample, kernel.working_set_bytes
 
+    @property
+    def held(self) -> Sequence[Tensor]:
+        return self._kernel.held
+
     def drawn(self, draw: Draw, places: Places) -> list[Tensor]:
         assert places is None
         return self._kernel.drawn(draw, None)

@@ -22,6 +22,7 @@ from service.sampling.description import PlanDescription
 from service.sampling.device import exact_float32, tf32_products
 from service.sampling.drawing import stopped
 from service.sampling.eager import moves_output
+from service.sampling.held import bytes_of, tensors_of
 from service.sampling.kernels import Kernel, Timing
 from service.sampling.lowering import lowered_plan
 from service.sampling.masks import Design
@@ -67,6 +68,10 @@ class Sampler:
     @property
     def task(self) -> Task:
         return self._outputs.task
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -142,7 +147,7 @@ class Sampler:
     def method_for(self, method: MethodChoice, samples_wanted: bool = False) -> Method:
         """How a request is answered. samples_wanted: whether the samples themselves are needed."""
         if method not in METHODS:
-            raise InvalidOption(f"method: 'auto' or 'sampled' expected, got {method!r}")
+            raise InvalidOption.at("method", f"'auto' or 'sampled' expected, got {method!r}")
         if self._plan.ending is None or method == "sampled" or samples_wanted:
             return "sampled"
         return "rao_blackwell" if self._plan.ending.split.masks else "closed_form"
@@ -154,11 +159,10 @@ class Sampler:
 
     @property
     def memory_bytes(self) -> int:
-        """Weights and constants held on the device."""
-        splits = [kernel.split for kernel in self.kernels]
-        parts = [self._module, self._plan.predict, *(part for s in splits for part in (s.prefix, s.suffix))]
-        held = {t.data_ptr(): t.numel() * t.element_size() for part in parts for t in part.state_dict().values()}
-        return sum(held.values())
+        """Weights and constants held on the device, those that kernels keep in a layout of their own too."""
+        every = [*self.kernels, *([] if self._conditional is None else [self._conditional])]
+        parts = [self._module, self._plan.predict, *(part for k in every for part in (k.split.prefix, k.split.suffix))]
+        return bytes_of([*(t for part in parts for t in tensors_of(part)), *(t for k in every for t in k.held)])
 
     @property
     def out_of_memory_retries(self) -> int:
@@ -193,7 +197,8 @@ class Sampler:
               masks: "shared": a sample is one thinned network applied to every row. "independent": every row has
               masks of its own, keyed by its place in the request.
               design: "balanced", or "iid", which tolerance and decide imply.
-              first_row: place of the first of these rows, where they are a part of a longer request.
+              first_row: place of the first of these rows, where they are a part of a longer request; the last one's
+              is at most 2^32 - 2.
               checkpoint: called after each chunk of samples and rows; what it raises ends the work.
               kernel: one of `kernels`, to sample with; by default the one found fastest for that many rows.
               method: "auto": averages over the last site's masks exactly where affine maps alone follow it and the
@@ -207,15 +212,16 @@ class Sampler:
         rows = self._as_rows(inputs)
         rule = stop_rule(self.task, tolerance, decide, design, samples)
         self._check_something_to_sample()
-        wanted = asked(samples, seed, masks, design, first_row, include_samples, checkpoint, rule)
+        count = row_count(rows)
+        wanted = asked(samples, seed, masks, design, first_row, include_samples, checkpoint, rule, count)
+        chosen = self.method_for(method, include_samples or kernel is not None)
         if rule is not None:
             with torch.no_grad(), self._products():
                 return stopped(
                     self._runner, rows, wanted, rule,
                     lambda count: self._kernels.for_remaining(count, wanted.independent, kernel), self.predict)
-        chosen = self.method_for(method, include_samples or kernel is not None)
         if chosen == "sampled":
-            kernel = self._kernels.for_rows(row_count(rows), wanted.independent, kernel)
+            kernel = self._kernels.for_rows(count, wanted.independent, kernel)
         else:
             assert self._conditional is not None
             kernel = self._conditional
@@ -236,7 +242,7 @@ class Sampler:
         wanted = asked(samples, seed, masks, design)
         samples, count = wanted.samples, row_count(rows)
         places = np.arange(count) if wanted.independent else None
-        drawn_masks = self._general.drawn(Draw(wanted.design, seed, 0, samples, samples), places)
+        drawn_masks = self._general.drawn(Draw(wanted.design, wanted.seed, 0, samples, samples), places)
         by_name = dict(zip(self._plan.split.masks, drawn_masks, strict=True))
         noise = SiteNoise(self._plan.marks, self._plan.layouts, by_name, count)
         accumulator = self._outputs.accumulator(wanted.design == "balanced", keep=True)

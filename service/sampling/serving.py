@@ -98,20 +98,30 @@ class Kernels:
 
     def for_rows(self, rows: int, independent: bool, wanted: Kernel | None) -> Kernel:
         """The one that serves so many rows; `wanted` where that is given. independent: whether rows have masks of
-        their own. InvalidOption where the wanted one cannot run them."""
+        their own. InvalidOption where the wanted one cannot run them, or is not of this network."""
         if wanted is not None:
+            self._check_own(wanted)
             if independent and not wanted.per_row_masks:
-                raise InvalidOption(f"kernel: {wanted.name} cannot run rows that have masks of their own")
+                raise InvalidOption.at("kernel", f"{wanted.name} cannot run rows that have masks of their own")
             return wanted
         return [self.general, *(k for k in self._serving(rows) if k.per_row_masks or not independent)][-1]
 
     def for_remaining(self, rows: int, independent: bool, wanted: Kernel | None) -> Kernel:
         """As `for_rows`, for rows that stop early: as they become fewer they change kernels, on values of one prefix,
         the general kernel's."""
-        if wanted is not None and not self._shares_prefix(wanted):
-            raise InvalidOption(f"kernel: {wanted.name} has a prefix of its own, on which rows cannot stop early")
+        if wanted is not None:
+            self._check_own(wanted)
+            if not self._shares_prefix(wanted):
+                raise InvalidOption.at(
+                    "kernel", f"{wanted.name} has a prefix of its own, on which rows cannot stop early")
         kernel = self.for_rows(rows, independent, wanted)
         return kernel if self._shares_prefix(kernel) else self.general
+
+    def _check_own(self, wanted: Kernel) -> None:
+        """A kernel of another network would give that one's answers."""
+        if not any(kernel is wanted for kernel in self.every):
+            names = ", ".join(kernel.name for kernel in self.every)
+            raise InvalidOption.at("kernel", f"one of this sampler's own kernels expected ({names})")
 
     def _shares_prefix(self, kernel: Kernel) -> bool:
         return kernel.split.prefix is self.general.split.prefix

@@ -49,6 +49,10 @@ class Sparse(FoldedChain):
         )
         self._products = sum(stage.weight.numel() for stage in chain.stages)
 
+    @property
+    def held(self) -> Sequence[Tensor]:
+        return [*super().held, *self._kept]
+
     @staticmethod
     def fits(chain: DenseChain | None, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether such a chain can run so, here."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from service.errors import Fault, InvalidOption
+from service.errors import InvalidOption, cut, nearest
+from service.sampling.option_values import real, shown, whole
 from service.statistics import BLOCK, Task
 from service.statistics.settling import DecisionWatch, ToleranceWatch, Watch, least_for_decision
 from service.statistics.stopped import StoppedRows
@@ -20,6 +21,7 @@ from service.statistics.summary import StopReason
 
 DEFAULT_SAMPLES = 1000
 _MAX_TOLERANCE, _MAX_ERROR = 0.5, 0.5
+_DECIDE = ("above", "error")
 
 
 @dataclass(frozen=True)
@@ -63,32 +65,45 @@ def stop_rule(
         return None
     name = "tolerance" if decide is None else "decide"
     if tolerance is not None and decide is not None:
-        _refuse("decide", "give tolerance or decide, not both: a row stops for one reason")
+        raise InvalidOption.at("decide", "give tolerance or decide, not both: a row stops for one reason")
     if task not in ("classification", "multilabel") or (task == "multilabel" and decide is not None):
         kind = "classification models" if decide is not None else "classification and multilabel models"
-        _refuse(name, f"only for {kind}, this one is of the task {task}")
+        raise InvalidOption.at(name, f"only for {kind}, this one is of the task {task}")
     if design not in (None, "iid"):
-        _refuse("design", f'{name} rests on independent samples: leave design out or say "iid", got {design!r}')
+        raise InvalidOption.at(
+            "design", f'{name} rests on independent samples: leave design out or say "iid", got {design!r}')
     if tolerance is not None:
+        tolerance = real("tolerance", tolerance)
         if not 0 < tolerance < _MAX_TOLERANCE:
-            _refuse("tolerance", f"a number between 0 and {_MAX_TOLERANCE} expected, got {tolerance!r}")
+            raise InvalidOption.at("tolerance", f"a number between 0 and {_MAX_TOLERANCE} expected, got {tolerance!r}")
         return Tolerance(tolerance)
     assert decide is not None
-    rule = decide if isinstance(decide, Decide) else Decide(**decide)
+    given = {key: getattr(decide, key) for key in _DECIDE} if isinstance(decide, Decide) else _fields(decide)
+    rule = Decide(*(real(f"decide.{key}", given[key]) for key in _DECIDE))
     if not 0.5 <= rule.above < 1:
-        _refuse("decide.above", f"a number from 0.5 to less than 1 expected, got {rule.above!r}")
+        raise InvalidOption.at("decide.above", f"a number from 0.5 to less than 1 expected, got {rule.above!r}")
     if not 0 < rule.error <= _MAX_ERROR:
-        _refuse("decide.error", f"a number over 0, at most {_MAX_ERROR}, expected, got {rule.error!r}")
+        raise InvalidOption.at("decide.error", f"a number over 0, at most {_MAX_ERROR}, expected, got {rule.error!r}")
     least = least_for_decision(rule.above, rule.error)
-    samples = DEFAULT_SAMPLES if samples is None else samples
+    samples = DEFAULT_SAMPLES if samples is None else whole("samples", samples)
     if samples < least:
-        _refuse("samples", f"at least {least} are needed to decide above {rule.above!r} with error {rule.error!r}, "
-                           f"got {samples}")
+        raise InvalidOption.at(
+            "samples", f"at least {least} are needed to decide above {rule.above!r} with error {rule.error!r}, "
+                       f"got {samples}")
     return rule
 
 
-def _refuse(path: str, message: str) -> NoReturn:
-    raise InvalidOption(f"{path}: {message}", faults=[Fault(path, message)])
+def _fields(decide: Any) -> Mapping[str, Any]:
+    if not isinstance(decide, Mapping):
+        raise InvalidOption.at("decide", f'{{"above": 0.9, "error": 0.01}} expected, got {shown(decide)}')
+    for key in decide:
+        if key not in _DECIDE:
+            name = str(key)
+            raise InvalidOption.at(f"decide.{cut(name)}", f"not a field of decide{nearest(name, _DECIDE)}")
+    for key in _DECIDE:
+        if key not in decide:
+            raise InvalidOption.at(f"decide.{key}", "missing")
+    return decide
 
 
 def until_settled(

@@ -207,13 +207,14 @@ class Uncertainty:
     def quantiles(self, levels: Sequence[float]) -> Tensor:
         """Quantiles of the samples, linear between order statistics: (rows, levels, *shape), float64.
 
-        ValueError where the samples were not kept (`include_samples=True`). With 50 samples a 0.05 quantile rests on
+        levels: 0 to 1 each, one at least. ValueError where they are not, or where the samples were not kept
+        (`include_samples=True`). With 50 samples a 0.05 quantile rests on
         two or three of them.
         """
         if self.draws is None:
             raise ValueError("quantiles need the samples: ask for them with include_samples=True")
         draws = self.draws.double()
-        return torch.quantile(draws, torch.tensor(levels, dtype=torch.float64, device=draws.device), 1).transpose(0, 1)
+        return torch.quantile(draws, _checked(levels).to(draws.device), 1).transpose(0, 1)
 
     def _shaped(self, parts: Sequence[Tensor]) -> Tensor:
         whole = parts[0] if len(parts) == 1 else torch.cat(list(parts))
@@ -232,3 +233,14 @@ class Uncertainty:
         found = self._information_or_none(name)
         assert found is not None
         return found
+
+
+def _checked(levels: Sequence[float]) -> Tensor:
+    """Levels of quantiles, float64."""
+    try:
+        given = torch.as_tensor(levels, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        given = torch.empty(0)
+    if given.dim() != 1 or not len(given) or not bool(((given >= 0) & (given <= 1)).all()):
+        raise ValueError(f"levels: a sequence of numbers from 0 to 1 expected, such as [0.05, 0.95], got {levels!r}")
+    return given

@@ -196,8 +196,9 @@ def test_exact_averages_stay_float32() -> None:
 
 
 def test_weights_are_held_once_more_in_bfloat16_not_once_a_graph(dense) -> None:
-    exact, lowered, _ = dense
-    assert exact.memory_bytes < lowered.memory_bytes <= 1.5 * exact.memory_bytes
+    _, lowered, _ = dense
+    weights = sum(value.numel() * value.element_size() for value in lowered._module.state_dict().values())
+    assert 1.4 * weights < lowered.memory_bytes <= 2 * weights  # the graphs' in common, and the chain's own
 
 
 def test_a_mask_of_attention_that_hides_by_the_least_number_stays_finite() -> None:

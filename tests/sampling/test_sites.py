@@ -485,6 +485,13 @@ class Ambiguous(nn.Module):
         return self.drop(x), x
 
 
+class BernoulliOfTensor(nn.Module):
+    """Its rates are numbers of a tensor, which the graph does not show."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.bernoulli(torch.full_like(x, 0.8)) / 0.8 if self.training else x
+
+
 class Almost(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -499,6 +506,7 @@ class Almost(nn.Module):
     (OwnStatistics(), "state"), (Ambiguous(), "logits"), (Almost(1.0), "drops everything"),
     (Almost(1 - 1e-11), "drops everything"), (Almost(1e-11), "drops nothing"),
     (Spectral(), "state|something else"), (UniformAfterABranch(), "uniform random numbers"),
+    (BernoulliOfTensor(), "aten.bernoulli.default"),
 ])
 def test_a_trap_is_refused_with_its_reason(net, reason) -> None:
     with pytest.raises(UnservableModel, match=reason):

@@ -49,6 +49,13 @@ class Halving:
         return self._kernel.run([value / 2 for value in values], rows, samples, drawn)
 
 
+def halving(sampler: Sampler, kernel: Kernel, most: int = 1 << 30) -> Halving:
+    """One of the sampler's kernels from now on."""
+    own = Halving(kernel, most)
+    sampler.kernels.append(own)
+    return own
+
+
 @pytest.fixture
 def sampler() -> Sampler:
     torch.manual_seed(1)
@@ -58,8 +65,8 @@ def sampler() -> Sampler:
 
 
 def test_a_kernel_reads_what_its_own_prefix_gives(sampler) -> None:
-    for kernel in sampler.kernels:
-        own = Halving(kernel)
+    for kernel in list(sampler.kernels):
+        own = halving(sampler, kernel)
         found, expected = sampler.uncertainty(X, kernel=own), sampler.uncertainty(X, kernel=kernel)
         assert own.ran > 0
         assert torch.equal(found.mean, expected.mean)
@@ -68,7 +75,7 @@ def test_a_kernel_reads_what_its_own_prefix_gives(sampler) -> None:
 
 def test_a_kernel_that_takes_over_where_memory_runs_out_reads_its_own_prefix(sampler) -> None:
     expected = sampler.uncertainty(X, seed=3)
-    found = sampler.uncertainty(X, seed=3, kernel=Halving(sampler.kernels[0], most=5))
+    found = sampler.uncertainty(X, seed=3, kernel=halving(sampler, sampler.kernels[0], most=5))
     assert sampler.out_of_memory_retries > 0
     torch.testing.assert_close(found.mean, expected.mean, atol=1e-6, rtol=0)
     torch.testing.assert_close(found.std, expected.std, atol=1e-6, rtol=0)
@@ -76,7 +83,7 @@ def test_a_kernel_that_takes_over_where_memory_runs_out_reads_its_own_prefix(sam
 
 def test_rows_that_stop_early_are_run_by_kernels_of_one_split(sampler) -> None:
     expected = sampler.uncertainty(X, tolerance=0.05, kernel=sampler.kernels[0])
-    own = Halving(sampler.kernels[0])
+    own = halving(sampler, sampler.kernels[0])
     sampler.serves_from[:] = [(1, sampler.kernels[0]), (10, own)]
     found = sampler.uncertainty(X, tolerance=0.05)
     assert own.ran == 0
@@ -88,4 +95,4 @@ def test_rows_that_stop_early_are_run_by_kernels_of_one_split(sampler) -> None:
 
 def test_early_stop_cannot_be_asked_of_a_kernel_with_a_prefix_of_its_own(sampler) -> None:
     with pytest.raises(InvalidOption, match="prefix of its own"):
-        sampler.uncertainty(X, tolerance=0.05, kernel=Halving(sampler.kernels[0]))
+        sampler.uncertainty(X, tolerance=0.05, kernel=halving(sampler, sampler.kernels[0]))

@@ -117,10 +117,11 @@ def test_rows_of_a_part_of_a_file_keep_the_masks_of_their_places(chain) -> None:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 4, 100])
-def test_settled_rows_leave_the_batch(chain, rows_at_once) -> None:
+def test_settled_rows_leave_the_batch(chain, rows_at_once, monkeypatch) -> None:
     sampler, x = chain
     plain = sampler.uncertainty(x, tolerance=0.05)
     spy = Spy(sampler.kernels[0], rows_at_once)
+    monkeypatch.setattr(sampler._kernels, "every", [*sampler.kernels, spy])
     answer = sampler.uncertainty(x, tolerance=0.05, kernel=spy)
     assert torch.equal(answer.samples_per_row, plain.samples_per_row)
     ran = sum(rows * samples for rows, samples in spy.seen)
