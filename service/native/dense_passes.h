@@ -81,9 +81,9 @@ TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t en
             }
             if (stage->relu)
                 for (int64_t i = 0; i < passes; i++)
-                    for (int64_t j = 0; j < stage->width; j += LANES) {
+                    for (int64_t j = 0; j < stage->width; j++) {
                         float *x = out + i * room.stride + j;
-                        store(x, choose(load(x) < all(0.0f), all(0.0f), load(x)));
+                        *x = *x < 0 ? 0 : *x;
                     }
             float *swap = value;
             value = out;
