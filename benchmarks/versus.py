@@ -16,7 +16,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -166,6 +166,17 @@ def summary(nets: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
+def together(files: Sequence[Path]) -> dict[str, Any]:
+    """The networks of several results. ValueError where two have the same one."""
+    nets: dict[str, Any] = {}
+    for file in files:
+        found = json.loads(file.read_text(encoding="utf-8"))["networks"]
+        if same := sorted(nets.keys() & found.keys()):
+            raise ValueError(f"{file}: measured in another file too: {', '.join(same)}")
+        nets |= found
+    return nets
+
+
 def heading(result: Result) -> str:
     peers = ", ".join(f"{name} {number}" for name, number in result["peers"].items()) or "no other library"
     return (f"{result['date']}, {result['machine']}, commit {result['commit']}; {peers}. "
@@ -229,6 +240,8 @@ def arguments_of(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--memory", type=float, default=6.0, help="GiB that a batch with all its samples may take")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--of", type=Path, nargs="+", metavar="FILE",
+                        help="measure nothing; the geometric mean over what such files hold")
     arguments = parser.parse_args(given)
     arguments.rows = arguments.rows or ([1, 32] if arguments.quick else [1, 8, 32, 256])
     arguments.budget = arguments.budget or (2.0 if arguments.quick else 60.0)
@@ -237,6 +250,9 @@ def arguments_of(given: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     arguments = arguments_of()
+    if arguments.of:
+        print(closing({"summary": summary(together(arguments.of))}))
+        return
     torch.set_num_threads(arguments.threads)
 
     def say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from benchmarks.compared_networks import NETWORKS, deterministic_flop_share
 from benchmarks.peers import ENGINE
 from benchmarks.rightness import reference
-from benchmarks.versus import cell, closing, network_table, ready, summary
+from benchmarks.versus import cell, closing, network_table, ready, summary, together
 from tests.benchmarks.test_rightness import NORMALISED
 
 
@@ -37,6 +38,15 @@ def test_the_geometric_mean_is_over_the_cells_that_the_engine_serves() -> None:
     assert told["geometric_mean"] == pytest.approx(math.sqrt(16))
     assert (told["cells"], told["least"], told["least_cell"]) == (2, 2.0, "net at 1")
     assert "geometric mean **4.0** over 2 cells, least 2.00 (net at 1)" in closing({"summary": {name: {"ratio": told}}})
+
+
+def test_networks_that_were_measured_apart_are_told_together_but_none_twice(tmp_path) -> None:
+    files = [tmp_path / f"{name}.json" for name in ("mlp", "cnn")]
+    for file in files:
+        file.write_text(json.dumps({"networks": {file.stem: {"cells": []}}}))
+    assert list(together(files)) == ["mlp", "cnn"]
+    with pytest.raises(ValueError, match="measured in another file too: mlp"):
+        together([*files, files[0]])
 
 
 @pytest.mark.parametrize(("net", "share"), [("mlp", 512 * 256 / (512 * 256 + 256 * 128 + 128 * 10)), ("lstm", 0.43)])
