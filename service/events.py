@@ -4,60 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = Sequence[float] | NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class RequestAnswered:
-    """code: "ok" or the error's code. model and version: None where the request named none that exists."""
+    """code: "ok" or the error's code. model and version: None where the request named none that exists. stages:
+    seconds, by decode, queue, device, summary and encode."""
 
     model: str | None
     version: str | None
     mode: str
     code: str
     seconds: float
-
-
-@dataclass(frozen=True)
-class StageTimed:
-    """stage: decode, queue, device, summary or encode."""
-
-    model: str
-    stage: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class QueueChanged:
-    """rows: how many wait, after the change."""
-
-    model: str
-    rows: int
+    stages: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class BatchRan:
+    """requests: whose rows ran together."""
+
     model: str
     mode: str
+    requests: int
     rows: int
 
 
 @dataclass(frozen=True)
 class RowsSampled:
-    """One uncertainty answer; the sequences have an entry a row. Entropies are empty where the task has none.
+    """A batch of uncertainty answers; the sequences have an entry a row. Entropies are empty where the task has none.
 
-    samples: the most that any row rests on; drawn: of all rows together; stopped: rows by why their sampling ended.
+    samples: for each request, the most that any row rests on; drawn: of all rows together; stopped: rows by why their
+    sampling ended.
     relative_std: std over |mean| of the predicted class, or of the first output; standard_error: the largest
     Monte-Carlo standard error of a row's means, empty where there is none; zero_variance: rows whose std is 0 all over.
     """
 
     model: str
-    samples: int
+    samples: Sequence[float]
     drawn: int
     stopped: Mapping[str, int]
-    entropy: Sequence[float]
-    mutual_information: Sequence[float]
-    relative_std: Sequence[float]
-    standard_error: Sequence[float]
+    entropy: Numbers
+    mutual_information: Numbers
+    relative_std: Numbers
+    standard_error: Numbers
     zero_variance: int
 
 
@@ -87,9 +83,21 @@ class ModelLoaded:
     memory_bytes: int
 
 
+@dataclass(frozen=True)
+class WorkerDied:
+    """The engine's thread ended of an error, and another took its place."""
+
+
+@dataclass(frozen=True)
+class WorkerHung:
+    """A part of a batch did not return in time; the process is to be replaced."""
+
+    model: str
+
+
 Event = (
-    RequestAnswered | StageTimed | QueueChanged | BatchRan | RowsSampled | RowsOutOfRange | OutOfMemoryRetried
-    | ModelLoaded
+    RequestAnswered | BatchRan | RowsSampled | RowsOutOfRange | OutOfMemoryRetried | ModelLoaded | WorkerDied
+    | WorkerHung
 )
 Observer = Callable[[Event], None]
 

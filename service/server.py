@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
@@ -18,6 +20,7 @@ from service.clock import MonotonicClock
 from service.settings import Settings
 
 log = logging.getLogger("errorbar")
+LAST_MOMENT_S = 5.0
 
 
 class DrainingServer(uvicorn.Server):
@@ -49,6 +52,14 @@ class DrainingServer(uvicorn.Server):
         self._state.draining = True
         self.handle_exit(number, frame)
 
+    def leave_hanging(self) -> None:
+        """A model does not return, and everybody was told. What is left to send has a moment; if the event loop itself
+        is what hangs, that moment is all there is."""
+        self.should_exit = True
+        end = threading.Timer(LAST_MOMENT_S, os._exit, [1])
+        end.daemon = True
+        end.start()
+
 
 def run(settings: Settings) -> int:
     """Serves until a signal; returns the exit status: 0, or 1 where the models could not be loaded, the server could
@@ -61,7 +72,9 @@ def run(settings: Settings) -> int:
         access_log=False, timeout_graceful_shutdown=ceil(settings.grace_s), loop="uvloop", http="httptools",
     )
     server = DrainingServer(config, state)
+    state.engine.on_hang = server.leave_hanging
     server.run()
     if state.cut_requests:
         log.error("requests cut: %d; they lasted longer than grace_s = %g s", state.cut_requests, settings.grace_s)
-    return 0 if server.started and state.failure is None and not state.cut_requests else 1
+    well = server.started and state.failure is None and not state.cut_requests and state.engine.works
+    return 0 if well else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,12 @@ class Settings(BaseSettings):
     rows_by_samples: int = Field(Limits.rows_by_samples, gt=0, description="Most rows × samples in a request.")
     returned_numbers: int = Field(Limits.returned_numbers, gt=0, description="Most numbers of returned samples.")
     queue_s: float = Field(Limits.queue_s, gt=0, description="Most seconds of work that may wait.")
+    waiting_bytes: int = Field(
+        Limits.waiting_bytes, gt=0, description="Most bytes of request bodies in memory at once.")
+    answer_numbers: int = Field(Limits.answer_numbers, gt=0, description="Most numbers in an answer, samples aside.")
+    hang_s: float = Field(
+        Limits.hang_s, gt=0, description="Seconds after which a model that has not returned counts as hanging; then "
+                                         "the process ends.")
 
     @classmethod
     def settings_customise_sources(
@@ -53,9 +60,7 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        return Limits(
-            self.body_bytes, self.rows, self.samples, self.rows_by_samples, self.returned_numbers, self.queue_s
-        )
+        return Limits(**{limit.name: getattr(self, limit.name) for limit in fields(Limits)})
 
 
 def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -18,6 +18,7 @@ class PredictRequest(_Wire):
         description="Rows: nested lists in the input's shape, or objects by input name or by feature name."
     )
     timeout_ms: int = Field(60_000, ge=1, description="The caller's deadline, milliseconds from arrival.")
+    priority: int = Field(5, ge=0, le=9, description="Higher is answered first.")
 
 
 class Decide(_Wire):
@@ -40,6 +41,9 @@ class UncertaintyRequest(PredictRequest):
     )
     quantiles: list[float] | None = Field(None, description="Levels in (0, 1) of the samples.")
     include_samples: bool = Field(False, description="Return the samples themselves.")
+    on_deadline: Literal["fail", "partial"] = Field(
+        "fail", description="partial: answer in time with the samples there are, at least 20."
+    )
     tolerance: float | None = Field(
         None, gt=0, lt=0.5, examples=[0.05],
         description="Stop a row once each of its mean probabilities is known to ± this (95 %, anytime-valid). For "

@@ -1,19 +1,23 @@
 """Every metric moves when what it counts happens."""
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from service import events
 from service.metrics import Metrics
 
 SAMPLED = events.RowsSampled(
-    "m", 50, 70, {"samples": 1, "tolerance": 1}, [0.2, 0.4], [0.1, 0.0], [0.3, 0.0], [0.01, 0.02], 1)
+    "m", [50], 70, {"samples": 1, "tolerance": 1}, [0.2, 0.4], [0.1, 0.0], [0.3, 0.0], [0.01, 0.02], 1)
+ANSWERED = events.RequestAnswered("m", "1", "predict", "ok", 0.02, {"device": 0.5})
 MOVES = [
-    (events.RequestAnswered("m", "1", "predict", "ok", 0.02), 'errorbar_requests_total{code="ok"', 1),
-    (events.RequestAnswered("m", "1", "predict", "ok", 0.02), 'errorbar_request_seconds_sum{mode="predict"', 0.02),
-    (events.StageTimed("m", "device", 0.5), 'errorbar_stage_seconds_sum{model="m",stage="device"', 0.5),
-    (events.QueueChanged("m", 7), 'errorbar_queue_rows{model="m"', 7),
-    (events.BatchRan("m", "predict", 3), 'errorbar_batch_rows_sum{mode="predict"', 3),
+    (ANSWERED, 'errorbar_requests_total{code="ok"', 1),
+    (ANSWERED, 'errorbar_request_seconds_sum{mode="predict"', 0.02),
+    (ANSWERED, 'errorbar_stage_seconds_sum{model="m",stage="device"', 0.5),
+    (events.BatchRan("m", "predict", 2, 3), 'errorbar_batch_rows_sum{mode="predict"', 3),
     (SAMPLED, 'errorbar_samples_total{model="m"', 70),
     (SAMPLED, 'errorbar_samples_per_request_sum{model="m"', 50),
     (SAMPLED, 'errorbar_stopped_total{model="m",reason="samples"', 1),
@@ -25,6 +29,8 @@ MOVES = [
     (SAMPLED, 'errorbar_mean_standard_error_sum{model="m"', 0.03),
     (events.RowsOutOfRange("m", 4), 'errorbar_out_of_range_rows_total{model="m"', 4),
     (events.OutOfMemoryRetried("m", 3), 'errorbar_out_of_memory_retries_total{model="m"', 3),
+    (events.WorkerDied(), "errorbar_worker_restarts_total", 1),
+    (events.WorkerHung("m"), 'errorbar_hangs_total{model="m"', 1),
     (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), 'errorbar_model_ready{model="m"', 1),
     (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), "errorbar_model_info{", 1),
     (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), 'errorbar_device_memory_bytes{device="cpu"', 9),
@@ -32,14 +38,14 @@ MOVES = [
 
 
 def value(metrics: Metrics, start: str) -> float | None:
-    lines = generate_latest(metrics.registry).decode().splitlines()
+    lines = generate_latest(metrics.exposed()).decode().splitlines()
     return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start)), None)
 
 
 @pytest.mark.parametrize(("event", "start", "expected"), MOVES, ids=[start.split("{")[0] for _, start, _ in MOVES])
 def test_a_metric_moves(event, start, expected) -> None:
     metrics = Metrics()
-    assert value(metrics, start) is None
+    assert not value(metrics, start)
     metrics(event)
     assert value(metrics, start) == pytest.approx(expected)
 
@@ -48,7 +54,38 @@ def test_every_metric_of_the_service_is_moved_by_one_of_these() -> None:
     names = {line.split()[2] for line in generate_latest(Metrics().registry).decode().splitlines()
              if line.startswith("# TYPE errorbar_") and "_created" not in line}
     moved = {start.split("{")[0].removesuffix("_sum") for _, start, _ in MOVES}
-    assert names - moved == {"errorbar_build_info"}
+    assert names - moved == {"errorbar_build_info", "errorbar_queue_rows"}
+
+
+def test_the_queue_is_read_when_somebody_looks() -> None:
+    rows = {"m": 7}
+    metrics = Metrics(lambda: rows)
+    assert value(metrics, 'errorbar_queue_rows{model="m"') == 7
+    rows["m"] = 0
+    assert value(metrics, 'errorbar_queue_rows{model="m"') == 0
+
+
+@given(st.lists(st.floats(0, 100) | st.sampled_from([0.001, 0.01, 60.0]), max_size=50))
+def test_many_observations_at_once_are_counted_as_one_by_one(values) -> None:
+    together, single = Metrics(), Metrics()
+    for v in values:
+        together(replace(ANSWERED, seconds=v))
+        single.request_seconds.labels("m", "predict").observe(v)
+    together.count()
+    for name in ["_bucket", "_count"]:
+        of = [[s for s in m.request_seconds.collect()[0].samples if s.name.endswith(name)] for m in (together, single)]
+        assert [(s.labels, s.value) for s in of[0]] == [(s.labels, s.value) for s in of[1]] or not values
+
+
+def test_what_happened_is_counted_by_itself_once_there_is_much_and_asked_for_once_there_is_any() -> None:
+    metrics, asked = Metrics(), []
+    metrics.on_first = lambda: asked.append(1)
+    metrics(ANSWERED)
+    metrics(ANSWERED)
+    assert len(asked) == 1
+    for _ in range(1000):
+        metrics(ANSWERED)
+    assert metrics.requests.labels("m", "1", "predict", "ok")._value.get() >= 700
 
 
 def test_a_model_that_does_not_exist_never_becomes_a_label(application) -> None:

@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from prometheus_client.exposition import choose_encoder
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, Route
 
 import service
 from service import events, wire
@@ -29,10 +29,11 @@ from service.errors import Draining, ErrorbarError, InvalidSettings, NotReady, U
 from service.metrics import Metrics
 from service.repository import Repository
 from service.scheduling import Engine
-from service.scheduling.job import Mode
+from service.scheduling.job import MODES
 from service.settings import Settings
 
 log = logging.getLogger("errorbar")
+_COUNT_S = 1.0  # within which what happened is in the metrics, asked for or not
 _RETRY_REPAIR_S = 60.0  # a model that cannot be served waits for people
 
 
@@ -60,6 +61,7 @@ class Server:
         self.settings, self.clock = settings, clock
         self.metrics = Metrics()
         self.engine = Engine(settings.limits, clock, self.metrics)
+        self.metrics.queued_rows = lambda: self.engine.rows
         self.repository = Repository(settings.models, resolved_device(settings.device))
         self.failure: ErrorbarError | None = None
         self.draining = False
@@ -78,7 +80,7 @@ class Server:
 
     @property
     def ready(self) -> bool:
-        return not self.draining and self.failure is None and self.repository.all_ready
+        return not self.draining and self.failure is None and self.engine.works and self.repository.all_ready
 
     def ready_repository(self) -> Repository:
         if self.draining:
@@ -105,7 +107,10 @@ def create_app(settings: Settings, clock: Clock | None = None, state: Server | N
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = None if loaded else asyncio.create_task(_load(state))
+        loop = asyncio.get_running_loop()
+        state.metrics.on_first = lambda: loop.call_soon_threadsafe(loop.call_later, _COUNT_S, state.metrics.count)
         yield
+        state.metrics.on_first = lambda: None
         if loading is not None and not loading.done():
             loading.cancel()
         state.draining = True
@@ -200,12 +205,14 @@ def _add_health(app: FastAPI, state: Server) -> None:
         if state.ready:
             return _json({"ready": True})
         state.ready_repository()
+        if not state.engine.works:
+            raise NotReady("a model does not return; the server restarts", retry_after_s=5.0)
         raise NotReady("the models are loading", retry_after_s=1.0)
 
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics")
     async def metrics(request: Request) -> Response:
         encoder, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encoder(state.metrics.registry), media_type=content_type)
+        return Response(encoder(state.metrics.exposed()), media_type=content_type)
 
 
 def _add_models(app: FastAPI, state: Server) -> None:
@@ -220,16 +227,9 @@ def _add_models(app: FastAPI, state: Server) -> None:
         ]
         return _json(wire.ModelList.model_validate({"models": entries}).model_dump())
 
-    def add(path: str, mode: Mode) -> None:
-        async def infer(request: Request) -> Response:
-            return await inference.answer(request, mode)
-
-        summary = "Deterministic prediction" if mode == "predict" else "Monte-Carlo dropout: mean, std and more"
-        app.add_api_route(f"{path}:{mode}", infer, methods=["POST"], tags=["inference"], summary=summary)
-
     for path in (_MODEL, _VERSION):
-        add(path, "predict")
-        add(path, "uncertainty")
+        for mode in MODES:
+            app.router.routes.append(Route(f"{path}:{mode}", inference.route(mode), methods=["POST"]))
 
     @app.get(_MODEL, tags=["models"], summary="Model card of the version that serves")
     @app.get(_VERSION, tags=["models"], summary="Model card")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,16 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.errors import Fault, InvalidInput, InvalidOption, MalformedBody, UncertaintyUnavailable, cut, nearest
-from service.repository import Input, Manifest, ReadyModel
+from service.repository import Input, Manifest, ReadyModel, SamplingDefaults
 from service.sampling.options import MAX_SEED, METHODS
 from service.sampling.stopping import DEFAULT_SAMPLES, Decide, stop_rule
 from service.scheduling import Limits, Options
+from service.scheduling.job import DEFAULT_PRIORITY
 
 DEFAULT_TIMEOUT_MS = 60_000
 _MAX_TIMEOUT_MS = 86_400_000
-_COMMON = ("instances", "timeout_ms")
-_OPTIONS = ("samples", "seed", "masks", "design", "method", "quantiles", "include_samples", "tolerance", "decide")
-_LATER = ("on_deadline", "priority")
+_COMMON = ("instances", "timeout_ms", "priority")
+_OPTIONS = ("samples", "seed", "masks", "design", "method", "quantiles", "include_samples", "tolerance", "decide",
+            "on_deadline")
+_HIGHEST_PRIORITY = 9
+_LONGEST_QUERY_VALUE = 2000
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
@@ -47,8 +51,6 @@ def check_fields(payload: Mapping[str, Any], uncertainty: bool) -> None:
     for field in payload:
         if field in known:
             continue
-        if field in _LATER:
-            _wrong_option(field, "not available for this model")
         if not uncertainty and field in _OPTIONS:
             _wrong_option(field, "an option of :uncertainty, not of :predict")
         _wrong_option(cut(field), f"not a field of this request{nearest(field, known)}")
@@ -56,8 +58,26 @@ def check_fields(payload: Mapping[str, Any], uncertainty: bool) -> None:
         raise InvalidInput("instances: missing; a list of rows expected", faults=[Fault("instances", "missing")])
 
 
+def options_of_query(query: Iterable[tuple[str, str]], uncertainty: bool) -> dict[str, Any]:
+    """The options of a request whose body is an array: values as in JSON, words without quotes."""
+    known = [name for name in _COMMON + (_OPTIONS if uncertainty else ()) if name != "instances"]
+    found: dict[str, Any] = {}
+    for name, text in query:
+        if name not in known:
+            _wrong_option(cut(name), f"not a parameter of this route{nearest(name, known)}")
+        if name in found:
+            _wrong_option(name, "given twice")
+        if len(text) > _LONGEST_QUERY_VALUE:
+            _wrong_option(name, f"at most {_LONGEST_QUERY_VALUE} characters expected, got {len(text)}")
+        try:
+            found[name] = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            found[name] = text
+    return found
+
+
 def check_query(query: Iterable[str], uncertainty: bool) -> None:
-    """Refuses parameters of the query string: nothing reads them, and an option that changes nothing misleads."""
+    """Refuses parameters beside a JSON body: nothing reads them, and an option that changes nothing misleads."""
     known = _COMMON + (_OPTIONS if uncertainty else ())
     for name in query:
         where = "to be a field of the JSON body, not of the query string" if name in known else (
@@ -70,6 +90,8 @@ def decode_options(payload: Mapping[str, Any], model: ReadyModel, limits: Limits
     if not model.sampler.samples_something:
         raise UncertaintyUnavailable(f"model {model.name!r} has no dropout to sample; use :predict")
     default = model.manifest.sampling
+    if not any(name in payload for name in _OPTIONS):
+        return _default_options(default, limits.samples)
     tolerance, decide = _tolerance(payload.get("tolerance")), _decide(payload.get("decide"))
     if tolerance is not None or decide is not None:
         if default.locked:
@@ -91,6 +113,21 @@ def decode_options(payload: Mapping[str, Any], model: ReadyModel, limits: Limits
         if default.locked and getattr(options, name) != getattr(default, name):
             _wrong_option(name, f"this model is locked to {getattr(default, name)!r}")
     return options
+
+
+@lru_cache(maxsize=256)
+def _default_options(default: SamplingDefaults, most: int) -> Options:
+    """Of a request that asks for nothing of its own."""
+    return Options(_integer("samples", default.samples, 2, most), default.seed, default.masks, default.design)
+
+
+def decode_priority(payload: Mapping[str, Any]) -> int:
+    return _integer("priority", payload.get("priority", DEFAULT_PRIORITY), 0, _HIGHEST_PRIORITY)
+
+
+def decode_partial(payload: Mapping[str, Any]) -> bool:
+    """Whether the answer is to come by the deadline with the samples there are."""
+    return bool(_choice("on_deadline", payload.get("on_deadline", "fail"), ("fail", "partial")) == "partial")
 
 
 def _wrong_option(field: str, message: str) -> NoReturn:
@@ -222,16 +259,26 @@ def _array(rows: list[Any], spec: Input, plain: bool, paths: _Paths) -> NDArray[
     return _in_range(found, spec, paths)
 
 
+def decode_arrays(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> dict[str, Tensor]:
+    """Arrays of the right shapes to one tensor an input, as `decode_instances`. InvalidInput with the path of the first
+    wrong value."""
+    named = len(manifest.inputs) > 1
+    return {
+        spec.name: torch.from_numpy(_in_range(arrays[spec.name], spec, _Paths(spec.name, named, manifest, 0)))
+        for spec in manifest.inputs
+    }
+
+
 def _in_range(values: NDArray[Any], spec: Input, paths: _Paths) -> NDArray[Any]:
     if spec.dtype == "float32":
         with np.errstate(over="ignore"):
-            cast = values.astype(np.float32)
+            cast = values.astype(np.float32, order="C")
         bad, reason = ~np.isfinite(cast), "a finite number that float32 can hold expected"
     else:
-        cast = values.astype(np.int64)
+        cast = values.astype(np.int64, order="C")
         assert spec.range is not None  # the manifest of an integer input names it
         low, high = map(int, spec.range)
-        bad, reason = (cast < low) | (cast > high), f"an integer from {low} to {high} expected"
+        bad, reason = (values < low) | (values > high), f"an integer from {low} to {high} expected"
     if bad.any():
         row, *place = (int(i) for i in np.argwhere(bad)[0])
         _wrong(paths.at(row, place), f"{reason}, got {_shown(values[(row, *place)].item())}")

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from service.repository import ReadyModel
-from service.scheduling import Answer, Options
+from service.scheduling import Answer, Job, Options
 from service.scheduling.job import Stops
 
 NOT_CALIBRATED = "the model has no calibration"
@@ -22,6 +23,59 @@ def encode_json(body: Mapping[str, Any]) -> bytes:
 
 def _named(model: ReadyModel) -> dict[str, Any]:
     return {"model": model.name, "version": model.version, "digest": model.digest}
+
+
+def answer_body(job: Job, answer: Answer, outside: Sequence[list[str]], request_id: str) -> dict[str, Any]:
+    """outside: for each row, the features outside their training range."""
+    if job.options is None:
+        return prediction_body(job.model, answer, outside)
+    return uncertainty_body(job.model, job.options, answer, outside, request_id)
+
+
+def answer_arrays(
+    job: Job, answer: Answer, outside: Sequence[list[str]], request_id: str
+) -> dict[str, NDArray[Any]]:
+    """The numbers of an answer as arrays, rows first, under their names in JSON; what does not exist is left out.
+    `answer` is the rest of it, as JSON: what stands above the rows, the labels, and for each row its `out_of_range`."""
+    task, labels = job.model.manifest.task, job.model.manifest.labels
+    arrays: dict[str, NDArray[Any]] = {name: a for name, a in answer.arrays.items() if a is not None}
+    if job.options is None:
+        name = {"regression": "value", "generic": "output"}.get(task, "probabilities")
+        arrays = {name: arrays["values"]}
+    if labels is not None and task in ("classification", "multilabel"):
+        arrays["index"] = arrays["probabilities" if job.options is None else "mean"].argmax(1)
+    if job.options is not None:
+        arrays |= _per_row(job, answer)
+    if task == "regression":
+        arrays = {name: a[..., 0] if a.ndim > 1 and a.shape[-1] == 1 else a for name, a in arrays.items()}
+    head = _named(job.model) if job.options is None else _head(job.model, job.options, answer, request_id)
+    return arrays | {"answer": np.array(encode_json({**head, "labels": labels, "out_of_range": outside}).decode())}
+
+
+def _per_row(job: Job, answer: Answer) -> dict[str, NDArray[Any]]:
+    """What an uncertainty request has of each row beside statistics."""
+    rows, found = job.rows, dict[str, NDArray[Any]]()
+    stops = answer.stops
+    found["samples"] = np.full(rows, answer.samples) if stops is None else np.array(stops.samples)
+    degrees = [answer.se_df] * rows if stops is None else stops.se_df
+    if all(n is not None for n in degrees):
+        found["se_df"] = np.array(degrees)
+    found["stopped"] = np.array(["samples"] * rows if stops is None else stops.stopped)
+    if stops is not None:
+        found["settled"] = np.array([side or "" for side in stops.settled])
+        found["after_stopping"] = np.array(stops.after_stopping)
+    noise = _noise(job.model, answer.arrays)
+    if noise is not None:
+        std = answer.arrays["std"]
+        assert std is not None
+        found |= {"noise_std": np.broadcast_to(noise, std.shape), "total_std": np.sqrt(std**2 + noise**2)}
+    return found
+
+
+def _noise(model: ReadyModel, arrays: Mapping[str, Any]) -> Any:
+    """Standard deviation of the observations' noise: of the network's own head, or the manifest's; None if neither."""
+    tau = model.manifest.tau
+    return arrays.get("noise_std", None if tau is None else np.float64(tau**-0.5))
 
 
 def prediction_body(model: ReadyModel, answer: Answer, outside: Sequence[list[str]]) -> dict[str, Any]:
@@ -42,10 +96,12 @@ def prediction_body(model: ReadyModel, answer: Answer, outside: Sequence[list[st
 def uncertainty_body(
     model: ReadyModel, options: Options, answer: Answer, outside: Sequence[list[str]], request_id: str
 ) -> dict[str, Any]:
+    rows = [_uncertain_row(model, answer, i, names) for i, names in enumerate(outside)]
+    return {**_head(model, options, answer, request_id), "predictions": rows}
+
+
+def _head(model: ReadyModel, options: Options, answer: Answer, request_id: str) -> dict[str, Any]:
     sites = model.sampler.sites
-    rows = [
-        _uncertain_row(model, answer, i, names) for i, names in enumerate(outside)
-    ]
     return {
         **_named(model), "request_id": request_id,
         "sampling": {
@@ -53,7 +109,6 @@ def uncertainty_body(
             "design": options.design, "dtype": model.sampler.dtype,
             "sites_active": sum(s.active for s in sites), "sites_total": len(sites), **_asked_to_stop(options),
         },
-        "predictions": rows,
     }
 
 
@@ -65,7 +120,7 @@ def _asked_to_stop(options: Options) -> dict[str, Any]:
 
 def _stopped_row(stops: Stops, place: int) -> dict[str, Any]:
     return {
-        "samples": stops.samples[place], "se_df": stops.samples[place] - 1, "stopped": stops.stopped[place],
+        "samples": stops.samples[place], "se_df": stops.se_df[place], "stopped": stops.stopped[place],
         "settled": stops.settled[place], "after_stopping": stops.after_stopping[place],
     }
 
@@ -93,7 +148,7 @@ def _uncertain_row(
     row |= {k: _scalar_if_single(v, manifest.task) for k, v in values.items() if k not in kept}
     row["se_df"] = answer.se_df
     if manifest.task == "regression":
-        noise = values.get("noise_std", None if manifest.tau is None else np.float64(manifest.tau**-0.5))
+        noise = _noise(model, values)
         total = None if noise is None else np.sqrt(values["std"] ** 2 + noise**2)
         row |= {name: _scalar_if_single(v, manifest.task) for name, v in (("noise_std", noise), ("total_std", total))}
         row["interval"] = None

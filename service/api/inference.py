@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service import events
-from service.api import decode, encode
+from service.api import arrays, decode, encode
+from service.api.bodies import JSON, NPY, NPZ, Bodies, answer_type, media_type
 from service.api.context import Context, context_of
-from service.errors import (
-    Disconnected,
-    Draining,
-    ErrorbarError,
-    Fault,
-    InvalidOption,
-    TooLarge,
-    UnsupportedMediaType,
-    cut,
-)
+from service.api.desk import Desk
+from service.errors import Draining, ErrorbarError, MalformedBody
 from service.repository import ReadyModel, Repository
-from service.scheduling import Engine, Job, Limits, Options
+from service.scheduling import Answer, Engine, Job, Limits, Options
 from service.scheduling.job import Mode
 from service.scheduling.limits import check_size
 
-_INLINE_BYTES = 64 << 10  # bodies up to here are decoded on the event loop: a thread would cost more
-_LENGTH_DIGITS = 18
+_INLINE_BYTES = 16 << 10  # bodies up to here are decoded on the event loop: a thread would cost more
+_INLINE_NUMBERS = 2000  # and answers of so many numbers encoded
+_STATISTICS = 4  # numbers for each output of a row: mean, std and their standard errors
+_MOST_QUERY_FIELDS = 50
+_TYPE_OF = {JSON: b"application/json", NPZ: NPZ.encode()}
+Outside = list[list[str]]  # for each row, the features outside their range
 
 
 class Inference:
@@ -37,17 +35,22 @@ class Inference:
 
     def __init__(self, repository: Callable[[], Repository], engine: Engine, limits: Limits,
                  observer: events.Observer) -> None:
-        self._repository, self._engine, self._limits, self._observe = repository, engine, limits, observer
+        self._repository, self._limits, self._observe = repository, limits, observer
+        self._desk = Desk(engine)
+        self._bodies = Bodies(limits.body_bytes, limits.waiting_bytes)
 
-    async def answer(self, request: Request, mode: Mode) -> Response:
-        context = context_of(request.scope)
+    def route(self, mode: Mode) -> HotRoute:
+        return HotRoute(self, mode)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, mode: Mode) -> None:
+        context = context_of(scope)
         model: ReadyModel | None = None
         code = "internal_error"
         try:
-            model = self._repository().get(request.path_params["name"], request.path_params.get("version"))
-            body = await self._answered(request, context, model, mode)
+            path = scope["path_params"]
+            model = self._repository().get(path["name"], path.get("version"))
+            kind, content = await self._answered(scope, receive, context, model, mode)
             code = "ok"
-            return Response(body, media_type="application/json")
         except ErrorbarError as e:
             code = e.code
             raise
@@ -57,92 +60,91 @@ class Inference:
         finally:
             seconds = context.clock.now() - context.arrived
             name, version = (model.name, model.version) if model is not None else (None, None)
-            self._observe(events.RequestAnswered(name, version, mode, code, seconds))
+            self._observe(events.RequestAnswered(name, version, mode, code, seconds, context.timings_s))
+        await send({"type": "http.response.start", "status": 200, "headers": [
+            (b"content-type", _TYPE_OF[kind]), (b"content-length", str(len(content)).encode())]})
+        await send({"type": "http.response.body", "body": content})
 
-    async def _answered(self, request: Request, context: Context, model: ReadyModel, mode: Mode) -> bytes:
-        decode.check_query(request.query_params, mode == "uncertainty")
-        _check_accept(request.headers)
-        raw = await read_body(request, self._limits.body_bytes)
-        with context.timed("decode"):
+    async def _answered(
+        self, scope: Scope, receive: Receive, context: Context, model: ReadyModel, mode: Mode
+    ) -> tuple[str, bytes]:
+        headers = dict(scope["headers"])
+        given_as, answered_as = media_type(headers), answer_type(headers)
+        query = _query(scope["query_string"])
+        with self._bodies.room() as held:
+            raw = await self._bodies.read(receive, headers, held)
             heavy = len(raw) > _INLINE_BYTES
-            job, outside = (
-                await run_in_threadpool(self._decoded, raw, context, model, mode) if heavy
-                else self._decoded(raw, context, model, mode)
-            )
-        answer = await asyncio.wrap_future(self._engine.submit(job))
+            decoded = partial(self._decoded, raw, given_as, query, context, model, mode)
+            with context.timed("decode"):
+                job, outside = await run_in_threadpool(decoded) if heavy else decoded()
+            del raw, decoded
+            answer = await self._desk.answered(job, receive)
         context.timings_s |= answer.timings_s
-        with context.timed("encode"):
-            def encoded() -> bytes:
-                if job.options is None:
-                    return encode.encode_json(encode.prediction_body(model, answer, outside))
-                body = encode.uncertainty_body(model, job.options, answer, outside, context.request_id)
-                return encode.encode_json(body)
-            content = await run_in_threadpool(encoded) if heavy or job.rows > 64 else encoded()
-        for stage in ("decode", "encode"):
-            self._observe(events.StageTimed(model.name, stage, context.timings_s[stage]))
         if out := sum(map(bool, outside)):
             self._observe(events.RowsOutOfRange(model.name, out))
-        return content
+        with context.timed("encode"):
+            encoded = partial(_encoded, answered_as, job, answer, outside, context.request_id)
+            heavy = sum(array.size for array in answer.arrays.values() if array is not None) > _INLINE_NUMBERS
+            return answered_as, await run_in_threadpool(encoded) if heavy else encoded()
 
-    def _decoded(self, raw: bytes, context: Context, model: ReadyModel, mode: Mode) -> tuple[Job, list[list[str]]]:
-        payload = decode.parse_body(raw)
-        decode.check_fields(payload, mode == "uncertainty")
-        options = decode.decode_options(payload, model, self._limits) if mode == "uncertainty" else None
-        timeout_ms = decode.decode_timeout_ms(payload)
-        instances = payload["instances"]
-        self._check_size(instances, options, model)
-        plain = not any(word in raw for word in (b"true", b"false", b"null"))
-        inputs = decode.decode_instances(instances, model.manifest, plain)
-        job = Job(model, mode, inputs, context.arrived + timeout_ms / 1e3, options)
+    def _decoded(
+        self, raw: bytes, kind: str, query: list[tuple[str, str]], context: Context, model: ReadyModel, mode: Mode
+    ) -> tuple[Job, Outside]:
+        sampled = mode == "uncertainty"
+        if kind == JSON:
+            decode.check_query((name for name, _ in query), sampled)
+            payload = decode.parse_body(raw)
+            decode.check_fields(payload, sampled)
+            instances = payload["instances"]
+            rows = len(instances) if isinstance(instances, list) else 0
+        else:
+            payload = decode.options_of_query(query, sampled)
+            rows = (arrays.rows_of(raw) or 0) if kind == NPY else 0
+        options = decode.decode_options(payload, model, self._limits) if sampled else None
+        timeout_ms, priority = decode.decode_timeout_ms(payload), decode.decode_priority(payload)
+        self._check_size(rows, options, model)
+        if kind == JSON:
+            plain = not any(word in raw for word in (b"true", b"false", b"null"))
+            inputs = decode.decode_instances(instances, model.manifest, plain)
+        else:
+            given = arrays.read_arrays(raw, kind, model.manifest, self._limits.body_bytes)
+            self._check_size(len(next(iter(given.values()))), options, model)
+            inputs = decode.decode_arrays(given, model.manifest)
+        job = Job(model, mode, inputs, context.arrived + timeout_ms / 1e3, options, priority,
+                  sampled and decode.decode_partial(payload))
         return job, decode.out_of_range(inputs, model.manifest)
 
-    def _check_size(self, instances: Any, options: Options | None, model: ReadyModel) -> None:
-        rows = len(instances) if isinstance(instances, list) else 0
-        samples = options.effective_samples if options is not None else 1
-        columns = 1
-        for n in model.sampler.output_shape:
-            columns *= n
-        kept = rows * samples * columns if options is not None and options.keeps_samples else 0
-        check_size(self._limits, rows, samples, kept)
+    def _check_size(self, rows: int, options: Options | None, model: ReadyModel) -> None:
+        numbers = rows * prod(model.sampler.output_shape)
+        if options is None:
+            check_size(self._limits, rows, 1, 0, numbers)
+        else:
+            samples = options.effective_samples
+            kept = numbers * samples if options.keeps_samples else 0
+            check_size(self._limits, rows, samples, kept, numbers * _STATISTICS)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The raw JSON body. TooLarge before it is read, where the client said how long it is; UnsupportedMediaType;
-    Disconnected."""
-    _check_media_type(request.headers)
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and (len(declared) > _LENGTH_DIGITS or int(declared) > limit):
-        raise TooLarge(f"a body of at most {limit} bytes expected, got {cut(declared)}")
-    chunks, size = [], 0
+class HotRoute:
+    """One of the routes, as an ASGI application."""
+
+    def __init__(self, inference: Inference, mode: Mode) -> None:
+        self._inference, self._mode = inference, mode
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._inference.answer(scope, receive, send, self._mode)
+
+
+def _encoded(kind: str, job: Job, answer: Answer, outside: Outside, request_id: str) -> bytes:
+    if kind == NPZ:
+        return arrays.write_arrays(encode.answer_arrays(job, answer, outside, request_id))
+    return encode.encode_json(encode.answer_body(job, answer, outside, request_id))
+
+
+def _query(given: bytes) -> list[tuple[str, str]]:
+    if not given:
+        return []
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise TooLarge(f"a body of at most {limit} bytes expected, got more")
-            chunks.append(chunk)
-    except ClientDisconnect as e:
-        raise Disconnected("the client left before its request was whole") from e
-    return b"".join(chunks)
-
-
-def _check_accept(headers: Mapping[str, str]) -> None:
-    """InvalidOption where only a stream of events is accepted: there is none, and JSON would break its reader."""
-    accepted = {given.split(";")[0].strip().lower() for given in headers.get("accept", "*/*").split(",")}
-    if "text/event-stream" in accepted and not accepted & {"application/json", "application/*", "*/*"}:
-        message = "text/event-stream is not available in this version; application/json expected"
-        raise InvalidOption(f"Accept: {message}", faults=[Fault("Accept", message)])
-
-
-def _check_media_type(headers: Mapping[str, str]) -> None:
-    given, _, parameters = headers.get("content-type", "application/json").partition(";")
-    given = given.strip().lower()
-    # curl -d says form-urlencoded unless told otherwise; the body is read as JSON all the same
-    if given not in ("application/json", "application/x-www-form-urlencoded", "text/json", ""):
-        raise UnsupportedMediaType(f"Content-Type application/json expected, got {cut(given)!r}")
-    for parameter in parameters.lower().split(";"):
-        name, _, value = parameter.partition("=")
-        if name.strip() == "charset" and value.strip().strip('"') not in ("utf-8", "utf8"):
-            raise UnsupportedMediaType(f"a body in UTF-8 expected, got charset {cut(value.strip())!r}")
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", ""):
-        raise UnsupportedMediaType(f"a body without Content-Encoding expected, got {cut(encoding)!r}")
+        return parse_qsl(given.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_QUERY_FIELDS,
+                         errors="strict")
+    except ValueError as e:
+        raise MalformedBody(f"the query string cannot be read: {e}") from e

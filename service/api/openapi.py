@@ -10,15 +10,20 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
+from starlette.routing import Route
 
 from service import wire
+from service.api.bodies import NPY, NPZ
 from service.repository import Manifest
 
 if TYPE_CHECKING:
     from service.api.app import Server
 
-_HOT: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {":predict": (wire.PredictRequest, wire.PredictResponse),
-        ":uncertainty": (wire.UncertaintyRequest, wire.UncertaintyResponse)}
+_HOT: dict[str, tuple[str, type[BaseModel], type[BaseModel]]] = {
+    ":predict": ("Deterministic prediction", wire.PredictRequest, wire.PredictResponse),
+    ":uncertainty": ("Monte-Carlo dropout: mean, std and more", wire.UncertaintyRequest, wire.UncertaintyResponse),
+}
+_ARRAYS = {"schema": {"type": "string", "format": "binary"}}
 _CARDS: dict[str, type[BaseModel]] = {"/v1/models": wire.ModelList, "/v1/models/{name}": wire.ModelCard,
           "/v1/models/{name}/versions/{version}": wire.ModelCard}
 _REF = "#/components/schemas/{model}"
@@ -33,6 +38,7 @@ def describe(app: FastAPI, state: Server) -> None:
         if kept:
             return kept
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        document["paths"] = _hot_paths(app) | document["paths"]
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for path, item in document["paths"].items():
             for operation in item.values():
@@ -49,18 +55,33 @@ def describe(app: FastAPI, state: Server) -> None:
         return HTMLResponse(_page(openapi(), str(request.base_url).rstrip("/")))
 
 
+def _hot_paths(app: FastAPI) -> dict[str, Any]:
+    """Of the routes that FastAPI does not know: they are plain ones."""
+    return {
+        route.path_format: {"post": {
+            "tags": ["inference"], "summary": _HOT[suffix][0], "responses": {"200": {"description": "The answer"}},
+            "operationId": route.path_format.translate(str.maketrans("/{}:", "____")).strip("_"),
+        }}
+        for route in app.routes if isinstance(route, Route)
+        for suffix in _HOT if route.path_format.endswith(suffix)
+    }
+
+
 def _describe_operation(path: str, operation: dict[str, Any], schemas: dict[str, Any], state: Server) -> None:
     suffix = next((s for s in _HOT if path.endswith(s)), None)
     answer: type[BaseModel] | None = _CARDS.get(path)
     model = _example_model(state)
     if suffix is not None:
-        request, answer = _HOT[suffix]
+        _, request, answer = _HOT[suffix]
         content: dict[str, Any] = {"schema": _reference(request, schemas)}
         if model is not None:
             content["example"] = example_request(model[0], suffix == ":uncertainty")
-        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+        operation["requestBody"] = {
+            "required": True, "content": {"application/json": content} | dict.fromkeys((NPY, NPZ), _ARRAYS)}
     if answer is not None:
         operation["responses"]["200"]["content"] = {"application/json": {"schema": _reference(answer, schemas)}}
+    if suffix is not None:
+        operation["responses"]["200"]["content"][NPZ] = _ARRAYS
     operation["responses"].pop("422", None)
     operation["responses"]["default"] = {
         "description": "An error (RFC 9457)",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from service.sampling.bank import KEPT_SAMPLES
 from service.sampling.kernels import Folded, Kernel
 from service.sampling.memory import Room
+from service.sampling.options import Asked
 from service.statistics import BLOCK
 
 MASKS_AT_ONCE_BYTES = 8 << 20  # masks, or what is made of them, of one chunk of samples
@@ -33,10 +34,11 @@ def chunk(kernel: Kernel, rows: int, independent: bool, samples: int = 0) -> int
     return max(BLOCK, n // BLOCK * BLOCK)
 
 
-def share(kernel: Kernel, general: Kernel, room: Room, rows: int, independent: bool, samples: int) -> Share:
-    """Of that many samples of that many rows, with less at once where memory ran out. general: runs in place of a
-    kernel whose masks cannot be cut, where a chunk is too much."""
-    size = min(samples, chunk(kernel, rows, independent, samples))
+def shared_out(kernel: Kernel, general: Kernel, room: Room, rows: int, asked: Asked, most: int | None = None) -> Share:
+    """How the samples of that many rows are run, with less at once where memory ran out. general: runs in place of a
+    kernel whose masks cannot be cut, where a chunk is too much. most: of those samples, at most; by default all."""
+    samples = asked.samples if most is None else most
+    size = asked.pace.at_most(min(samples, chunk(kernel, rows, asked.independent, samples)))
     at_once = room.samples(size, rows)
     if at_once < min(size, BLOCK) and not isinstance(kernel, Folded):
         kernel = general

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.sampling.arming import Inputs
 from service.sampling.bank import Draw
-from service.sampling.chunks import share
+from service.sampling.chunks import shared_out
 from service.sampling.kernels import Kernel, tiles
 from service.sampling.memory import in_cuts
 from service.sampling.options import Asked
@@ -19,6 +19,7 @@ from service.sampling.outputs import finite
 from service.sampling.rows import part_of, row_count
 from service.sampling.running import PREFIX_BYTES, Runner
 from service.sampling.split import Split
+from service.sampling.steps import Work
 from service.sampling.stopping import StopRule, until_settled
 from service.statistics import StoppedUncertainty
 from service.statistics.stopped import StoppedRows
@@ -29,48 +30,51 @@ SEEN_BYTES = 64 << 20  # samples that are kept of rows that run together, until 
 def stopped(
     runner: Runner, rows: Inputs, asked: Asked, rule: StopRule, choose: Callable[[int], Kernel],
     predict: Callable[[Inputs], Tensor],
-) -> StoppedUncertainty:
+) -> Work[StoppedUncertainty]:
     """Runs rows until each has settled or has all samples. choose: the kernel for so many rows, always one of the
     general kernel's split. predict: the deterministic pass."""
     samples, outputs, device = asked.samples, runner.outputs, next(iter(rows.values())).device
     columns = math.prod(outputs.shape)
     group = max(1, min(PREFIX_BYTES // (4 * runner.general.split.prefix_width), SEEN_BYTES // (4 * samples * columns)))
 
-    def run(part: range) -> StoppedRows:
-        some = part_of(rows, part)
-        draw = _drawing(runner, some, asked.first_row + part.start, asked, choose)
-        watch = rule.watch(partial(predict, some), (samples, len(part), columns), device)
-        return until_settled(watch, outputs.task, samples, len(part), draw, asked.keep, device)
+    count = row_count(rows)
 
-    groups = runner.room.through(row_count(rows), group, run)
+    def run(part: range) -> Work[StoppedRows]:
+        some, here = part_of(rows, part), asked._replace(places=asked.places_of(part))
+        watch = rule.watch(partial(predict, some), (samples, len(part), columns), device)
+        draw = _drawing(runner, some, here, choose)
+        return until_settled(watch, outputs.task, samples, len(part), draw, asked.keep, device,
+                             lambda drawn: asked.pace.ends(drawn, part.stop / count))
+
+    groups = yield from runner.room.through(count, group, run)
     return StoppedUncertainty(groups, outputs.shape, samples, rule.reason)
 
 
 def _drawing(
-    runner: Runner, rows: Inputs, first_row: int, asked: Asked, choose: Callable[[int], Kernel]
-) -> Callable[[int, int, Tensor], Tensor]:
-    """What draws the samples of those of `rows` that still sample: see `until_settled`. first_row: place of the first
-    of these rows in the request."""
+    runner: Runner, rows: Inputs, asked: Asked, choose: Callable[[int], Kernel]
+) -> Callable[[int, int, Tensor], Work[Tensor]]:
+    """What draws the samples of those of `rows` that still sample: see `until_settled`."""
     room, read = runner.room, runner.outputs.read
     remaining = Remaining(runner.general.split, rows, runner.general.rows)
 
-    def draw(first: int, most: int, active: Tensor) -> Tensor:
+    def draw(first: int, most: int, active: Tensor) -> Work[Tensor]:
         remaining.keep(active)
         kernel = choose(len(active))
         parts = tiles(len(active), room.rows(kernel.rows))
         widest = len(parts[0])
-        size, at_once, kernel = share(kernel, runner.general, room, widest, asked.independent, most)
-        room.using(widest, at_once)
+        size, at_once, kernel = shared_out(kernel, runner.general, room, widest, asked, most)
         # the bank keeps the first samples for the next request, though more may be needed
         some = Draw("iid", asked.seed, first, size, first + size)
         shared = None if asked.independent else kernel.drawn(some, None)
         outputs = []
         for part in parts:
-            drawn = shared or kernel.drawn(some, active[part.start : part.stop].cpu().numpy() + first_row)
+            if part.start:
+                yield
+            room.using(widest, at_once)
+            places = None if asked.places is None else asked.places[active[part.start : part.stop].cpu().numpy()]
+            drawn = shared or kernel.drawn(some, places)
             output = in_cuts(kernel, remaining.tile(part), len(part), size, drawn, at_once)
             outputs.append((output if kernel.normalised else read(output)).reshape(size, len(part), -1))
-            if asked.checkpoint is not None:
-                asked.checkpoint()
         return finite(torch.cat(outputs, 1))
 
     return draw

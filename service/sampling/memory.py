@@ -12,7 +12,7 @@ twice as much is tried, so that a device that somebody else had filled for a whi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 import torch
@@ -61,19 +61,23 @@ class Room:
         return fit // BLOCK * BLOCK if fit >= BLOCK else fit
 
     def using(self, rows: int, samples: int = 1) -> None:
-        """Notes what runs next."""
+        """Notes what runs next; after each return of work that gave way too, since other work ran meanwhile."""
         self._used = rows * samples
 
-    def through(self, count: int, most: int, run: Callable[[range], T]) -> list[T]:
+    def through(
+        self, count: int, most: int, run: Callable[[range], Generator[None, None, T]]
+    ) -> Generator[None, None, list[T]]:
         """Runs the places 0 … count - 1 of a request's rows in groups of at most `most`; a group that does not fit is
-        run anew with less at once. What `run` gives, in order."""
+        run anew with less at once. What `run` gives, in order. Gives way where `run` does, and between groups."""
         found: list[T] = []
         done, retries = 0, self.retries
         while done < count:
+            if done:
+                yield
             group = range(done, min(done + self.rows(most), count))
             self.using(len(group))
             try:
-                found.append(run(group))
+                found.append((yield from run(group)))
                 done = group.stop
                 continue
             except Exception as e:

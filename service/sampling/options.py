@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from service.errors import InvalidOption
+from service.sampling.kernels import Places
 from service.sampling.masks import Design
 from service.sampling.option_values import shown, whole
+from service.sampling.steps import UNBOUNDED, Pace
 from service.sampling.stopping import DEFAULT_SAMPLES, StopRule
 from service.statistics import BLOCK
 
@@ -21,23 +24,30 @@ MAX_ROWS = 2**32 - 1  # of a request: masks of their own are keyed by 1 + the pl
 
 
 class Asked(NamedTuple):
-    """samples: of each row, in whole blocks where they are balanced. independent: whether rows have masks of their own,
-    keyed by their places; first_row: the place of the first one. keep: whether the samples are part of the answer.
-    checkpoint: called after each chunk of samples and rows. rule: by which a row may stop early."""
+    """samples: of each row, in whole blocks where they are balanced. places: of the rows in their requests, (rows,),
+    by which their masks are keyed, where they have masks of their own; else None. keep: whether the samples are part of
+    the answer. rule: by which a row may stop early. pace: how the work gives way."""
 
     samples: int
     seed: int
     design: Design
-    independent: bool = False
-    first_row: int = 0
+    places: Places = None
     keep: bool = False
-    checkpoint: Callable[[], None] | None = None
     rule: StopRule | None = None
+    pace: Pace = UNBOUNDED
+
+    @property
+    def independent(self) -> bool:
+        """Whether rows have masks of their own."""
+        return self.places is not None
+
+    def places_of(self, part: range) -> Places:
+        return None if self.places is None else self.places[part.start : part.stop]
 
 
 def asked(
-    samples: int | None, seed: int, masks: MaskSharing, design: Design | None, first_row: int = 0, keep: bool = False,
-    checkpoint: Callable[[], None] | None = None, rule: StopRule | None = None, rows: int = 1,
+    samples: int | None, seed: int, masks: MaskSharing, design: Design | None, first_row: int | np.ndarray = 0,
+    keep: bool = False, rule: StopRule | None = None, rows: int = 1, pace: Pace = UNBOUNDED,
 ) -> Asked:
     """Of the options of `Sampler.uncertainty`; None where the request leaves one open. rows: of the request, or of
     this part of it. InvalidOption, with the option's path, where one is out of its range."""
@@ -53,16 +63,29 @@ def asked(
         samples = whole("samples", samples)
     if type(seed) is not int:
         seed = whole("seed", seed)
-    if type(first_row) is not int:
-        first_row = whole("first_row", first_row)
     if type(keep) is not bool:
         raise InvalidOption.at("include_samples", f"True or False expected, got {shown(keep)}")
     if samples < 2:
         raise InvalidOption.at("samples", f"at least 2 expected, got {samples}")
     if not 0 <= seed <= MAX_SEED:
         raise InvalidOption.at("seed", f"0 to {MAX_SEED} expected, got {seed}")
-    if not 0 <= first_row <= MAX_ROWS - rows:
-        raise InvalidOption.at("first_row", f"0 to {MAX_ROWS - rows} expected for {rows} rows, got {first_row}")
+    places = _checked_places(first_row, rows) if isinstance(first_row, np.ndarray) else _places_from(first_row, rows)
     if design == "balanced":
         samples = -(-samples // BLOCK) * BLOCK
-    return Asked(samples, seed, design, masks == "independent", first_row, keep, checkpoint, rule)
+    return Asked(samples, seed, design, places if masks == "independent" else None, keep, rule, pace)
+
+
+def _checked_places(places: np.ndarray, rows: int) -> np.ndarray:
+    if places.shape != (rows,) or places.dtype.kind not in "iu" or not ((places >= 0) & (places < MAX_ROWS)).all():
+        raise InvalidOption.at(
+            "first_row", f"a whole number, or {rows} of them from 0 to {MAX_ROWS - 1}, expected, got {places}")
+    return places
+
+
+def _places_from(first: int, rows: int) -> np.ndarray:
+    """Of rows that follow each other in their request."""
+    if type(first) is not int:
+        first = whole("first_row", first)
+    if not 0 <= first <= MAX_ROWS - rows:
+        raise InvalidOption.at("first_row", f"0 to {MAX_ROWS - rows} expected for {rows} rows, got {first}")
+    return np.arange(first, first + rows)

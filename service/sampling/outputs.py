@@ -68,9 +68,12 @@ class Outputs:
             return Accumulator(self.task, balanced, keep)
         return ClosedForm() if method == "closed_form" else ConditionalAccumulator(balanced)
 
-    def answer(self, parts: Sequence[SampleAccumulator], method: Method = "sampled") -> Uncertainty:
+    def answer(
+        self, parts: Sequence[SampleAccumulator], method: Method = "sampled", asked: int = 0
+    ) -> Uncertainty:
+        """asked: samples that each row was to have."""
         kind = Uncertainty if self.noise_head is None else NoisyUncertainty
-        return kind(parts, self.shape, method)
+        return kind(parts, self.shape, method, asked)
 
 
 def _softmax(logits: Tensor) -> Tensor:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from service.sampling.arming import Inputs
 from service.sampling.bank import Draw
-from service.sampling.chunks import share
+from service.sampling.chunks import shared_out
 from service.sampling.device import roomy
 from service.sampling.kernels import Kernel, tiles
 from service.sampling.memory import Room, in_cuts
 from service.sampling.options import Asked
 from service.sampling.outputs import Checks, Outputs, SampleAccumulator
 from service.sampling.rows import part_of, row_count
+from service.sampling.steps import Work
 from service.statistics import Method
 
 PREFIX_BYTES = 32 << 20  # values of the prefix that are held while all samples run
@@ -25,47 +24,53 @@ class Runner:
     def __init__(self, general: Kernel, room: Room, outputs: Outputs) -> None:
         self.general, self.room, self.outputs = general, room, outputs
 
-    def accumulated(self, rows: Inputs, asked: Asked, kernel: Kernel, method: Method) -> list[SampleAccumulator]:
-        """Runs all samples of all rows. An accumulator for each part of the rows, in order."""
+    def accumulated(self, rows: Inputs, asked: Asked, kernel: Kernel, method: Method) -> Work[list[SampleAccumulator]]:
+        """Runs all samples of all rows, or as many as its pace leaves time for. An accumulator for each part of the
+        rows, in order."""
         # as many rows share what is made of the masks as their values of the prefix may take of memory
         device = next(iter(rows.values())).device
         group = max(kernel.rows, roomy(PREFIX_BYTES, device) // (4 * kernel.split.prefix_width))
-        checks = Checks(device)
+        checks, count = Checks(device), row_count(rows)
 
-        def run(part: range) -> list[SampleAccumulator]:
-            return self._group(part_of(rows, part), asked.first_row + part.start, asked, kernel, method, checks)
+        def run(part: range) -> Work[list[SampleAccumulator]]:
+            here = asked._replace(places=asked.places_of(part))
+            return self._group(part_of(rows, part), here, part.stop / count, kernel, method, checks)
 
-        groups = self.room.through(row_count(rows), group, run)
+        groups = yield from self.room.through(count, group, run)
         checks.settle()
         return [accumulator for accumulators in groups for accumulator in accumulators]
 
     def _group(
-        self, rows: Inputs, first_row: int, asked: Asked, kernel: Kernel, method: Method, checks: Checks
-    ) -> list[SampleAccumulator]:
-        """first_row: place of the first of these rows in the request."""
+        self, rows: Inputs, asked: Asked, share: float, kernel: Kernel, method: Method, checks: Checks
+    ) -> Work[list[SampleAccumulator]]:
+        """share: of all rows of the request, those that are done with these."""
         room, read = self.room, self.outputs.read
         parts = tiles(row_count(rows), room.rows(kernel.rows))
         most = len(parts[0])
-        size, at_once, kernel = share(kernel, self.general, room, most, asked.independent, asked.samples)
+        size, at_once, kernel = shared_out(kernel, self.general, room, most, asked)
         room.using(most)
         read_by_suffix = [kernel.split.prefix.forward(*part_of(rows, part).values()) for part in parts]
-        room.using(most, at_once)
         balanced = asked.design == "balanced"
         accumulators = [self.outputs.accumulator(balanced, asked.keep, method) for _ in parts]
 
-        def run_chunk(first: int) -> None:  # what it makes of masks is gone before the next chunk makes its own
+        def run_chunk(first: int) -> Work[None]:  # what it makes of masks is gone before the next chunk makes its own
             draw = Draw(asked.design, asked.seed, first, min(size, asked.samples - first), asked.samples)
             shared = None if asked.independent else kernel.drawn(draw, None)
             for part, given, accumulator in zip(parts, read_by_suffix, accumulators, strict=True):
-                drawn = shared or kernel.drawn(draw, np.arange(part.start, part.stop) + first_row)
+                if part.start:
+                    yield
+                room.using(most, at_once)
+                drawn = shared or kernel.drawn(draw, asked.places_of(part))
                 output = in_cuts(kernel, given, len(part), draw.samples, drawn, at_once)
                 values = output if kernel.normalised else read(output)
                 accumulator.add(values.reshape(draw.samples, len(part), -1))
-                if asked.checkpoint is not None:
-                    asked.checkpoint()
 
         for first in range(0, asked.samples, size):
-            run_chunk(first)
+            if first:
+                yield
+                if asked.pace.ends(first, share):
+                    break
+            yield from run_chunk(first)
         for accumulator in accumulators:
             checks.finished(accumulator)
         return accumulators

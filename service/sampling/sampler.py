@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ from service.sampling.kernels import Kernel, Timing
 from service.sampling.lowering import lowered_plan
 from service.sampling.masks import Design
 from service.sampling.memory import Room
-from service.sampling.options import METHODS, Dtype, MaskSharing, MethodChoice, asked
+from service.sampling.options import METHODS, Asked, Dtype, MaskSharing, MethodChoice, asked
 from service.sampling.outputs import Checks, Outputs, finite
 from service.sampling.plan import Plan
 from service.sampling.reference import SiteNoise, reference_sample
@@ -35,6 +36,7 @@ from service.sampling.rows import ExampleInputs, RowShapes, part_of, row_count
 from service.sampling.running import Runner
 from service.sampling.serving import Kernels
 from service.sampling.sites import Site
+from service.sampling.steps import UNBOUNDED, Pace, Steps, Work
 from service.sampling.stopping import Decide, stop_rule
 from service.statistics import BLOCK, Method, NoiseHead, Task, Uncertainty
 
@@ -171,23 +173,30 @@ class Sampler:
 
     def predict(self, inputs: ExampleInputs) -> Tensor:
         """Every dropout off: probabilities, values or outputs, (rows, …), float32. `ModelFailed` if not finite."""
+        return self.predicting(inputs).whole()
+
+    def predicting(self, inputs: ExampleInputs) -> Steps[Tensor]:
+        """As `predict`, in steps."""
         rows = self._as_rows(inputs)
 
-        def run(group: range) -> Tensor:
+        def run(group: range) -> Work[Tensor]:
             (output,) = self._plan.predict(*part_of(rows, group).values())
+            yield from ()  # a prediction is one part
             return self._outputs.located(checks.finite(self._outputs.read(output)))
 
-        checks = Checks(self._device)
-        with torch.no_grad(), self._products():
+        def work() -> Work[Tensor]:
             count = row_count(rows)
-            parts = self._room_to_predict.through(count, count, run)
+            parts = yield from self._room_to_predict.through(count, count, run)
             checks.settle()
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+        checks = Checks(self._device)
+        return Steps(work(), self._products)
+
     def uncertainty(
         self, inputs: ExampleInputs, samples: int | None = None, seed: int = 0, masks: MaskSharing = "shared",
-        design: Design | None = None, include_samples: bool = False, first_row: int = 0,
-        checkpoint: Callable[[], None] | None = None, kernel: Kernel | None = None, method: MethodChoice = "auto",
+        design: Design | None = None, include_samples: bool = False, first_row: int | np.ndarray = 0,
+        kernel: Kernel | None = None, method: MethodChoice = "auto",
         tolerance: float | None = None, decide: Decide | Mapping[str, float] | None = None,
     ) -> Uncertainty:
         """Draws dropout masks and summarises the outputs.
@@ -198,8 +207,7 @@ class Sampler:
               masks of its own, keyed by its place in the request.
               design: "balanced", or "iid", which tolerance and decide imply.
               first_row: place of the first of these rows, where they are a part of a longer request; the last one's
-              is at most 2^32 - 2.
-              checkpoint: called after each chunk of samples and rows; what it raises ends the work.
+              is at most 2^32 - 2. Or the places of all rows, (rows,), where they are of several requests.
               kernel: one of `kernels`, to sample with; by default the one found fastest for that many rows.
               method: "auto": averages over the last site's masks exactly where affine maps alone follow it and the
               answer is the raw output, unless samples are to be included. "sampled": never.
@@ -209,26 +217,40 @@ class Sampler:
               answer of `samples=n, design="iid"`.
         Errors: InvalidOption, InvalidInput, UncertaintyUnavailable (no active site), ModelFailed (not finite).
         """
+        return self.sampling(
+            inputs, samples, seed, masks, design, include_samples, first_row, kernel, method, tolerance, decide).whole()
+
+    def sampling(
+        self, inputs: ExampleInputs, samples: int | None = None, seed: int = 0, masks: MaskSharing = "shared",
+        design: Design | None = None, include_samples: bool = False, first_row: int | np.ndarray = 0,
+        kernel: Kernel | None = None, method: MethodChoice = "auto",
+        tolerance: float | None = None, decide: Decide | Mapping[str, float] | None = None, pace: Pace = UNBOUNDED,
+    ) -> Steps[Uncertainty]:
+        """As `uncertainty`, in steps. Several may be under way at once, on one thread at a time."""
         rows = self._as_rows(inputs)
         rule = stop_rule(self.task, tolerance, decide, design, samples)
         self._check_something_to_sample()
         count = row_count(rows)
-        wanted = asked(samples, seed, masks, design, first_row, include_samples, checkpoint, rule, count)
+        wanted = asked(samples, seed, masks, design, first_row, include_samples, rule, count, pace)
         chosen = self.method_for(method, include_samples or kernel is not None)
         if rule is not None:
-            with torch.no_grad(), self._products():
-                return stopped(
-                    self._runner, rows, wanted, rule,
-                    lambda count: self._kernels.for_remaining(count, wanted.independent, kernel), self.predict)
+            return Steps(stopped(
+                self._runner, rows, wanted, rule,
+                lambda count: self._kernels.for_remaining(count, wanted.independent, kernel), self.predict,
+            ), self._products)
         if chosen == "sampled":
-            kernel = self._kernels.for_rows(count, wanted.independent, kernel)
-        else:
-            assert self._conditional is not None
-            kernel = self._conditional
-            if chosen == "closed_form":
-                wanted = wanted._replace(samples=1)
-        with torch.no_grad(), self._products() if chosen == "sampled" else exact_float32(self._device):
-            return self._outputs.answer(self._runner.accumulated(rows, wanted, kernel, chosen), chosen)
+            return Steps(self._answered(rows, wanted, self._kernels.for_rows(count, wanted.independent, kernel)),
+                         self._products)
+        assert self._conditional is not None
+        if chosen == "closed_form":
+            wanted = wanted._replace(samples=1)
+        return Steps(self._answered(rows, wanted, self._conditional, chosen), partial(exact_float32, self._device))
+
+    def _answered(
+        self, rows: Inputs, wanted: Asked, kernel: Kernel, method: Method = "sampled"
+    ) -> Work[Uncertainty]:
+        accumulators = yield from self._runner.accumulated(rows, wanted, kernel, method)
+        return self._outputs.answer(accumulators, method, 0 if method == "closed_form" else wanted.samples)
 
     def reference(
         self, inputs: ExampleInputs, samples: int = 50, seed: int = 0, masks: MaskSharing = "shared",

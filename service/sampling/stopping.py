@@ -14,6 +14,7 @@ from torch import Tensor
 
 from service.errors import InvalidOption, cut, nearest
 from service.sampling.option_values import real, shown, whole
+from service.sampling.steps import Work
 from service.statistics import BLOCK, Task
 from service.statistics.settling import DecisionWatch, ToleranceWatch, Watch, least_for_decision
 from service.statistics.stopped import StoppedRows
@@ -107,21 +108,27 @@ def _fields(decide: Any) -> Mapping[str, Any]:
 
 
 def until_settled(
-    watch: Watch, task: Task, samples: int, rows: int, draw: Callable[[int, int, Tensor], Tensor], keep: bool,
-    device: torch.device,
-) -> StoppedRows:
+    watch: Watch, task: Task, samples: int, rows: int, draw: Callable[[int, int, Tensor], Work[Tensor]], keep: bool,
+    device: torch.device, ends: Callable[[int], bool] = lambda drawn: False,
+) -> Work[StoppedRows]:
     """Draws samples of rows block by block; rows that the watch calls settled are not drawn again.
 
     draw: (first sample, most samples, places of the rows) to (samples, rows, columns), in whole blocks of 10 but for
-    the very last. Holds what it drew, rows × samples × columns float32, until all rows have stopped: the limits of a
-    tolerance move with the mean, and the statistics of a row are those of exactly its own samples.
+    the very last. ends: by how many samples there are, whether the rows that are not settled end with them. Holds what
+    it drew, rows × samples × columns float32, until all rows have stopped: the limits of a tolerance move with the
+    mean, and the statistics of a row are those of exactly its own samples.
     """
     seen = torch.empty(0)
     counts = torch.full((rows,), samples, device=device)
     sides, early = torch.zeros_like(counts), torch.zeros_like(counts, dtype=torch.bool)
     active, done = torch.arange(rows, device=device), 0
     while done < samples and len(active):
-        values = draw(done, min(block(done, watch.least), samples - done), active)
+        if done:
+            yield
+            if ends(done):
+                counts[active] = done
+                break
+        values = yield from draw(done, min(block(done, watch.least), samples - done), active)
         if not done:  # samples innermost in memory: a watch reads all samples of some rows and columns
             seen = values.new_empty(rows, values.shape[2], samples).permute(2, 0, 1)
         end = done + len(values)

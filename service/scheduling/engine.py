@@ -1,75 +1,103 @@
-"""One thread owns the device; what waits for it is bounded by work."""
+"""The device's owner: admits work or refuses it, forms batches, runs them part by part, and outlives what fails."""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from math import inf
-from queue import SimpleQueue
 
-import numpy as np
 import torch
 
 from service import events
 from service.clock import Clock, MonotonicClock
-from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, Overloaded, reason
+from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, NotReady, Overloaded, reason
 from service.repository import ReadyModel
-from service.sampling.copies import to_host
 from service.sampling.options import METHODS
-from service.scheduling.job import Answer, Array, Job, Mode, Options, Stops
+from service.sampling.steps import LEAST_WHEN_CUT
+from service.scheduling.costs import Costs
+from service.scheduling.job import Answer, Job, Options
 from service.scheduling.limits import Limits
-from service.statistics import Method, Uncertainty
+from service.scheduling.policy import BATCH_S, STEP_S, Shares, most_urgent
+from service.scheduling.queue import Outcome, Queue, Ticket
+from service.scheduling.run import ANSWER_S, Run
+from service.scheduling.watchdog import Watchdog
+from service.statistics import BLOCK
 
-_Kind = tuple[str, str, Mode, Method | None]  # of jobs whose passes cost alike: model, version, mode, method
-_LEARNING_RATE = 0.2  # of the cost of one pass: follows a machine whose speed drifts, not one slow request
+log = logging.getLogger("errorbar")
+
+_PATIENCE = 20.0  # times its expected length that a part may take before it counts as hanging, where that is longer
+_MOST_RUNS = 4  # batches under way at once, which hold memory
 
 
 class Engine:
-    """Jobs in, futures out. `submit` is safe from any thread; jobs run one at a time in the order they came."""
+    """Jobs in, outcomes out; safe from any thread. One part of one batch runs at a time: on the engine's thread, or on
+    that of whoever calls `run_small`. A part that fails takes its own batch down, whose jobs then run one by one."""
 
     def __init__(
         self, limits: Limits | None = None, clock: Clock | None = None, observer: events.Observer = events.ignore
     ) -> None:
         self._limits, self._clock, self._observe = limits or Limits(), clock or MonotonicClock(), observer
-        self._waiting: SimpleQueue[tuple[Job, Future[Answer], float, float] | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._queue, self._costs, self._shares = Queue(), Costs(), Shares()
+        self._runs: list[Run] = []
+        self._lock = threading.Lock()  # of everything here but the device
+        self._work_came = threading.Condition(self._lock)
+        self._device = threading.Lock()
         self._backlog_s = 0.0
-        self._queued_rows: defaultdict[str, int] = defaultdict(int)
-        self._pass_s: dict[_Kind, float] = {}
+        self._rows = Counter[str]()
+        self._called = False  # the thread is to see to what waits; else somebody runs it who calls `run_small`
         self._draining = self._abandoned = False
-        self._thread = threading.Thread(target=self._work, name="errorbar-engine", daemon=True)
-        self._thread.start()
+        self._hangs = False
+        self.on_hang: Callable[[], None] = lambda: None
+        """Called on a thread of its own once a part hangs and everybody has been told."""
+        self._watchdog = Watchdog(self._clock, self._hang)
+        self._thread = self._started()
 
     @property
     def clock(self) -> Clock:
         return self._clock
 
-    def submit(self, job: Job) -> Future[Answer]:
-        """Queues a job. Overloaded (the queue holds its limit of work), DeadlineExceeded (it cannot be met) and
-        Draining are raised at once, and nothing is computed. The future raises DeadlineExceeded or ModelFailed."""
-        cost_s = self._estimate_s(job)
-        future: Future[Answer] = Future()
+    @property
+    def works(self) -> bool:
+        """Whether nothing hangs, and while it is not drained there is a thread that answers."""
+        return not self._hangs and (self._draining or self._thread.is_alive())
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """That wait or run, by model."""
+        with self._lock:
+            return dict(self._rows)
+
+    def admit(self, job: Job, done: Callable[[Outcome], None], wake: bool = True) -> Ticket:
+        """Queues a job. Overloaded (the queue holds its limit of work), DeadlineExceeded (it cannot be met), Draining
+        and NotReady are raised at once, and nothing is computed. done: told the answer, or a DeadlineExceeded,
+        ModelFailed or Draining; never for a ticket that was withdrawn. wake: False where the caller calls `run_small`.
+        """
+        cost_s = self._costs.estimate_s(job.kind, job.passes)
         with self._lock:
             now = self._clock.now()
-            self._refuse_if_draining()
-            if self._backlog_s and self._backlog_s + cost_s > self._limits.queue_s:
-                raise Overloaded(
-                    f"about {self._backlog_s:.1f} s of work wait, at most {self._limits.queue_s:g} s may; nothing was "
-                    "computed, a retry is safe", retry_after_s=max(1.0, self._backlog_s / 2),
-                )
-            if now + self._backlog_s + cost_s > job.deadline:
-                raise DeadlineExceeded(
-                    f"the answer would take about {self._backlog_s + cost_s:.3f} s, the deadline leaves "
-                    f"{max(job.deadline - now, 0):.3f} s"
-                )
-            self._queue(job, future, now, cost_s)
+            self._refuse_if_ending()
+            self._check_room(job, cost_s)
+            self._check_deadline(job, cost_s, now)
+            return self._add(job, done, now, cost_s, wake)
+
+    def submit(self, job: Job) -> Future[Answer]:
+        """As `admit`, for those who wait. The future's `cancel` withdraws the job."""
+        future: Future[Answer] = Future()
+        ticket = self.admit(job, _told(future))
+        future.add_done_callback(lambda done: self.withdraw(ticket) if done.cancelled() else None)
         return future
 
-    def _queue(self, job: Job, future: Future[Answer], now: float, cost_s: float) -> None:
-        self._count(job, job.rows, cost_s)
-        self._waiting.put((job, future, now, cost_s))
+    def withdraw(self, ticket: Ticket) -> None:
+        """Nobody waits for it any more: it leaves the queue, or the batch under way at its next part."""
+        with self._lock:
+            ticket.wanted = False
+            if ticket.waits:
+                self._queue.remove(ticket)
+                self._leave(ticket)
 
     def warm(self, model: ReadyModel) -> None:
         """Runs a row and a small batch in both modes, so that the first request is as fast as the next and the cost
@@ -93,138 +121,291 @@ class Engine:
     def _submit_unbounded(self, job: Job) -> Future[Answer]:
         future: Future[Answer] = Future()
         with self._lock:
-            self._refuse_if_draining()
-            self._queue(job, future, self._clock.now(), self._estimate_s(job))
+            self._refuse_if_ending()
+            self._add(job, _told(future), self._clock.now(), self._costs.estimate_s(job.kind, job.passes))
         return future
+
+    def run_small(self, most_s: float) -> bool:
+        """Runs the next batch here and now, if the device is free and it is expected to take at most so long; whether
+        there may be more such. What is not small is left to the engine's thread. A model that could not be captured
+        runs Python of its own, which may take any time, and is never small."""
+        ran = False
+        if self._device.acquire(blocking=False):
+            try:
+                ran = self._turn(most_s)
+            except BaseException as e:  # its jobs have been told; the caller's thread is not the engine's to end
+                ran = True
+                log.error("a batch on the caller's thread raised %s", reason(e))
+            finally:
+                self._device.release()
+        if not ran:
+            with self._lock:
+                self._call_thread()
+        return ran
 
     def drain(self, abandon: bool = False) -> None:
         """Refuses new work, finishes what was admitted, and ends the thread. abandon: nobody waits for what was
-        admitted; the job that runs ends after its current chunk, and this and every later one raises Draining."""
+        admitted; what runs ends after its current part, and this and all that waits is told Draining."""
         with self._lock:
             self._abandoned = self._abandoned or abandon
-            if not self._draining:
-                self._draining = True
-                self._waiting.put(None)
-        self._thread.join()
+            self._draining = True
+            self._work_came.notify_all()
+        while not self._hangs and (thread := self._thread).is_alive():
+            thread.join()
+        self._watchdog.end()
 
-    def _refuse_if_draining(self) -> None:
+    # what may be admitted; called with the lock
+
+    def _refuse_if_ending(self) -> None:
         if self._draining:
             raise Draining("the server is going down and takes no new work", retry_after_s=5.0)
+        if self._hangs:
+            raise NotReady("a model does not return; the server restarts", retry_after_s=5.0)
 
-    def _count(self, job: Job, rows: int, cost_s: float) -> None:
-        self._backlog_s = max(0.0, self._backlog_s + cost_s)
-        self._queued_rows[job.model.name] += rows
-        self._observe(events.QueueChanged(job.model.name, self._queued_rows[job.model.name]))
+    def _check_room(self, job: Job, cost_s: float) -> None:
+        rate, most_s = self._costs.drain_rate, self._limits.queue_s
+        waiting_s = self._backlog_s / rate
+        if self._backlog_s and waiting_s + cost_s / rate > most_s:
+            raise Overloaded(
+                f"about {waiting_s:.1f} s of work wait, at most {most_s:g} s may; nothing was computed, a retry is "
+                "safe", retry_after_s=max(1.0, waiting_s + cost_s / rate - most_s),
+            )
 
-    def _estimate_s(self, job: Job) -> float:
-        return job.passes * self._pass_s.get(_kind(job), 0.0)
+    def _check_deadline(self, job: Job, cost_s: float, now: float) -> None:
+        left_s = job.deadline - now
+        least_s = cost_s if not job.partial else cost_s * min(1.0, LEAST_WHEN_CUT / job.samples)
+        if self._backlog_s + cost_s <= left_s:
+            return
+        wait_s = self._queue.ahead_s(job.priority, cost_s) / self._costs.drain_rate
+        if wait_s + least_s > left_s:
+            raise DeadlineExceeded(
+                f"the answer would take about {wait_s + least_s:.3f} s, the deadline leaves {max(left_s, 0):.3f} s")
+
+    def _add(
+        self, job: Job, done: Callable[[Outcome], None], now: float, cost_s: float, wake: bool = True
+    ) -> Ticket:
+        ticket = self._queue.ticket(job, now, cost_s, done)
+        self._queue.add(ticket)
+        self._backlog_s += cost_s
+        name = job.model.name
+        if not self._rows[name]:
+            self._shares.joins(name)
+        self._rows[name] += job.rows
+        if wake:
+            self._call_thread()
+        return ticket
+
+    def _call_thread(self) -> None:
+        self._called = True
+        self._work_came.notify()
+
+    def _leave(self, ticket: Ticket) -> None:
+        """It is neither waited for nor worked on any more."""
+        self._backlog_s = max(0.0, self._backlog_s - ticket.cost_s)
+        self._rows[ticket.job.model.name] -= ticket.job.rows
+
+    # what runs next; called with the lock
+
+    def _next(self, most_s: float) -> list[Ticket] | Run | None:
+        """The most urgent: a batch to begin or one under way; None where there is nothing, or it is not small."""
+        turns: list[Ticket | Run] = [*self._runs]
+        if len(self._runs) < _MOST_RUNS:
+            turns += self._queue.first_of_each_model()
+        chosen = most_urgent(turns, self._shares)
+        if not isinstance(chosen, Ticket):
+            return chosen if most_s == inf else None
+        job = chosen.job
+        if most_s < inf and (chosen.cost_s > most_s or job.model.engine == "eager" or job.model.device != "cpu"):
+            return None
+        together_s = min(most_s, BATCH_S)
+        return self._queue.take(chosen, lambda rows, passes: (
+            rows <= self._limits.rows and self._costs.estimate_s(job.kind, passes) <= together_s))
+
+    # what runs; called with the device
+
+    def _turn(self, most_s: float = inf) -> bool:
+        """Runs a part of what is most urgent; whether there was anything. What is not an Exception is raised, once the
+        jobs that met it have been seen to."""
+        try:
+            with self._lock:
+                chosen = self._next(most_s)
+        except Exception:  # nobody could be chosen next time either
+            log.exception("the engine cannot choose what runs next; all that waits is told so")
+            self._give_up(lambda ticket: ErrorbarError("the engine failed; see the server's log"))
+            return True
+        if chosen is None:
+            return False
+        tickets = chosen.tickets if isinstance(chosen, Run) else chosen
+        try:
+            if not self._tell_late(tickets):
+                self._end(tickets)
+            else:
+                run = chosen if isinstance(chosen, Run) else self._begun(tickets)
+                tickets = run.tickets
+                self._advance(run)
+        except Exception as e:
+            self._fail(tickets, e)
+        except BaseException as e:
+            self._fail(tickets, e)
+            raise
+        finally:
+            self._watchdog.part_ended()
+        return True
+
+    def _tell_late(self, tickets: Sequence[Ticket]) -> bool:
+        """Tells those whose deadline has passed; whether anybody is left who waits."""
+        now = self._clock.now()
+        for ticket in tickets:
+            if now > ticket.job.deadline and not ticket.job.partial:
+                _tell(ticket, DeadlineExceeded(
+                    "the deadline passed before the answer was ready; what was computed is thrown away"))
+        return any(ticket.wanted for ticket in tickets)
+
+    def _begun(self, tickets: Sequence[Ticket]) -> Run:
+        self._watch(tickets, 0.0)  # the inputs are put together, and copied to the device
+        run = Run([t for t in tickets if t.wanted], self._clock, self._step_samples(tickets[0]))
+        with self._lock:
+            for ticket in tickets:
+                if not ticket.wanted:
+                    self._leave(ticket)
+            self._runs.append(run)
+        return run
+
+    def _step_samples(self, ticket: Ticket) -> int | None:
+        """Of each row in one part: what takes about as long as others may be made to wait."""
+        job, step_s = ticket.job, STEP_S
+        if job.partial:
+            step_s = min(step_s, max(0.0, job.deadline - ANSWER_S - self._clock.now()) / 4)
+        if job.samples == 1 or ticket.cost_s <= 2 * step_s:
+            return None
+        return max(BLOCK, int(job.samples * step_s / ticket.cost_s))
+
+    def _advance(self, run: Run) -> None:
+        self._watch(run.tickets, run.cost_s)
+        before_s = run.spent_s
+        try:
+            more = run.step()
+        finally:
+            self._tell_what_happened(run.retries())
+            with self._lock:
+                self._shares.spent(run.model.name, run.spent_s - before_s)
+        if more:
+            return
+        answers, happened = run.answers()
+        with self._lock:
+            self._costs.finished(run.cost_s, run.spent_s)
+            self._costs.learn(run.kind, run.passes, run.spent_s)
+        self._end(run.tickets)
+        for ticket, answer in zip(run.tickets, answers, strict=True):
+            _tell(ticket, answer)
+        self._tell_what_happened(happened)
+
+    def _tell_what_happened(self, happened: Sequence[events.Event]) -> None:
+        """An observer that fails is no reason to fail a job."""
+        for event in happened:
+            try:
+                self._observe(event)
+            except Exception:
+                log.exception("an observer failed on %s", type(event).__name__)
+
+    def _watch(self, tickets: Sequence[Ticket], expected_s: float) -> None:
+        self._watchdog.part_began(tickets, max(self._limits.hang_s, _PATIENCE * expected_s))
+
+    def _end(self, tickets: Sequence[Ticket]) -> None:
+        """None of them is worked on any more."""
+        with self._lock:
+            self._runs = [other for other in self._runs if other.tickets is not tickets]
+            for ticket in tickets:
+                self._leave(ticket)
+
+    def _fail(self, tickets: Sequence[Ticket], error: BaseException) -> None:
+        """Those that were in company run again, each by itself, so that only the one that is to blame fails."""
+        again = [ticket for ticket in tickets if ticket.wanted] if len(tickets) > 1 else []
+        with self._lock:
+            self._runs = [run for run in self._runs if run.tickets is not tickets]
+            for ticket in tickets:
+                ticket.alone = True
+                if ticket in again:
+                    self._queue.add(ticket)
+                else:
+                    self._leave(ticket)
+            self._call_thread()
+        for ticket in tickets:
+            if ticket not in again:
+                _tell(ticket, _blamed(ticket, error))
+
+    # the threads
+
+    def _started(self) -> threading.Thread:
+        thread = threading.Thread(target=self._work, name="errorbar-engine", daemon=True)
+        thread.start()
+        return thread
 
     def _work(self) -> None:
-        while (item := self._waiting.get()) is not None:
-            job, future, queued_at, cost_s = item
-            if future.set_running_or_notify_cancel():
-                self._finish(job, future, queued_at)
-            with self._lock:
-                self._count(job, -job.rows, -cost_s)
-
-    def _finish(self, job: Job, future: Future[Answer], queued_at: float) -> None:
         try:
-            future.set_result(self._counting_retries(job, queued_at))
-        except ErrorbarError as e:
-            future.set_exception(e)
-        except Exception as e:
-            future.set_exception(ModelFailed(f"model {job.model.name!r} raised {reason(e)}"))
+            while self._wait_for_work():
+                with self._device:
+                    self._turn()
+        except BaseException as e:
+            log.error("the engine's thread died of %s; another takes its place", reason(e))
+            self._tell_what_happened([events.WorkerDied()])
+            self._thread = self._started()
 
-    def _counting_retries(self, job: Job, queued_at: float) -> Answer:
-        before = job.model.sampler.out_of_memory_retries
-        try:
-            return self._run(job, queued_at)
-        finally:
-            if times := job.model.sampler.out_of_memory_retries - before:
-                self._observe(events.OutOfMemoryRetried(job.model.name, times))
+    def _wait_for_work(self) -> bool:
+        """False once there is none and none will come."""
+        with self._lock:
+            while not self._abandoned:
+                if not self._queue and not self._runs:
+                    if self._draining:
+                        return False
+                    self._called = False
+                if self._called or self._draining:
+                    return True
+                self._work_came.wait()
+        self._give_up(lambda ticket: Draining("the server went down before the answer was ready", retry_after_s=5.0))
+        return False
 
-    def _run(self, job: Job, queued_at: float) -> Answer:
-        started = self._clock.now()
-        self._keep_deadline(job)
-        name = job.model.name
-        if job.options is None:
-            values = job.model.sampler.predict(job.tensors).cpu().numpy()
-            ran = self._clock.now()
-            answer = Answer({"values": values})
-        else:
-            o = job.options
-            result = job.model.sampler.uncertainty(
-                job.tensors, o.samples, o.seed, o.masks, o.design, include_samples=o.keeps_samples,
-                first_row=o.first_row, checkpoint=lambda: self._keep_deadline(job), method=o.method,
-                tolerance=o.tolerance, decide=o.decide,
-            )
-            ran = self._clock.now()
-            answer = Answer(_arrays(job, o, result), result.se_df, result.samples, result.method, _stops(o, result))
-        ended = self._clock.now()
-        self._learn(job, ended - started, job.passes if answer.stops is None else sum(answer.stops.samples))
-        timings = {"queue": started - queued_at, "device": ran - started, "summary": ended - ran}
-        self._observe(events.BatchRan(name, job.mode, job.rows))
-        for stage, seconds in timings.items():
-            self._observe(events.StageTimed(name, stage, seconds))
-        if job.options is not None:
-            self._observe(_sampled(job, answer))
-        return replace(answer, timings_s=timings)
+    def _give_up(self, error: Callable[[Ticket], ErrorbarError]) -> None:
+        """Of all that waits and runs."""
+        with self._lock:
+            left = [*self._queue.take_all(), *(ticket for run in self._runs for ticket in run.tickets)]
+            self._runs = []
+            for ticket in left:
+                self._leave(ticket)
+        for ticket in left:
+            _tell(ticket, error(ticket))
 
-    def _keep_deadline(self, job: Job) -> None:
-        """Ends a job that nobody waits for any more."""
-        if self._abandoned:
-            raise Draining("the server went down before the answer was ready", retry_after_s=5.0)
-        if self._clock.now() > job.deadline:
-            raise DeadlineExceeded("the deadline passed before the answer was ready; what was computed is thrown away")
-
-    def _learn(self, job: Job, seconds: float, passes: int) -> None:
-        key = _kind(job)
-        seen = seconds / passes
-        before = self._pass_s.get(key, seen)
-        # the cheapest pass seen so far counts most: small requests carry their fixed cost
-        self._pass_s[key] = min(seen, before) if seen < before else before + _LEARNING_RATE * (seen - before)
+    def _hang(self, stuck: Sequence[Ticket]) -> None:
+        """A part does not return. Everybody is told, nothing new is admitted, and whoever owns the process ends it."""
+        self._hangs = True
+        name = stuck[0].job.model.name
+        log.critical("model %s has not returned in time: the process has to be replaced", name)
+        self._tell_what_happened([events.WorkerHung(name)])
+        for ticket in stuck:
+            _tell(ticket, ModelFailed(f"model {name!r} did not return in time; the server restarts"))
+        self._give_up(lambda ticket: NotReady("a model does not return; the server restarts", retry_after_s=5.0))
+        self.on_hang()
 
 
-def _kind(job: Job) -> _Kind:
-    return job.model.name, job.model.version, job.mode, job.method
+def _told(future: Future[Answer]) -> Callable[[Outcome], None]:
+    def tell(outcome: Outcome) -> None:
+        if future.set_running_or_notify_cancel():
+            if isinstance(outcome, Answer):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)
+
+    return tell
 
 
-def _arrays(job: Job, options: Options, result: Uncertainty) -> dict[str, Array | None]:
-    names = ["mean", "std", "mean_se", "std_se"]
-    if job.model.manifest.task in ("classification", "multilabel"):
-        names += ["entropy", "entropy_se", "expected_entropy", "mutual_information", "mutual_information_se",
-                  "variation_ratio"]
-    found = {name: getattr(result, name) for name in names}
-    if result.noise_std is not None:
-        found["noise_std"] = result.noise_std
-    if options.quantiles:
-        found["quantiles"] = result.quantiles(options.quantiles)
-    if options.include_samples:
-        found["sample_values"] = result.draws
-    here = to_host({name: value for name, value in found.items() if value is not None})
-    return {name: here[name].numpy() if name in here else None for name in found}
+def _tell(ticket: Ticket, outcome: Outcome) -> None:
+    """Once, and only who still waits."""
+    if ticket.wanted:
+        ticket.wanted = False
+        ticket.done(outcome)
 
 
-def _stops(options: Options, result: Uncertainty) -> Stops | None:
-    if options.tolerance is None and options.decide is None:
-        return None
-    return Stops(result.samples_per_row.tolist(), result.stopped, result.settled, result.after_stopping)
-
-
-def _sampled(job: Job, answer: Answer) -> events.RowsSampled:
-    arrays = {name: value for name, value in answer.arrays.items() if value is not None}
-    mean, std = (arrays[name].reshape(job.rows, -1) for name in ("mean", "std"))
-    column = mean.argmax(1) if "entropy" in arrays else np.zeros(job.rows, int)
-    at = (np.arange(job.rows), column)
-    relative = std[at] / np.maximum(np.abs(mean[at]), np.finfo(np.float64).tiny)
-    per_row = {
-        name: arrays[name].reshape(job.rows, -1).sum(1).tolist() if name in arrays else []
-        for name in ("entropy", "mutual_information")
-    }
-    error = arrays["mean_se"].reshape(job.rows, -1).max(1).tolist() if "mean_se" in arrays else []
-    counts = [answer.samples] * job.rows if answer.stops is None else answer.stops.samples
-    reasons = Counter(["samples"] * job.rows if answer.stops is None else answer.stops.stopped)
-    return events.RowsSampled(
-        job.model.name, max(counts), sum(counts), dict(reasons), per_row["entropy"], per_row["mutual_information"],
-        relative.tolist(), error, int((std.max(1) == 0).sum()),
-    )
+def _blamed(ticket: Ticket, error: BaseException) -> ErrorbarError:
+    if isinstance(error, ErrorbarError):
+        return error
+    return ModelFailed(f"model {ticket.job.model.name!r} raised {reason(error)}")

@@ -21,10 +21,17 @@ class Limits:
     """Most numbers that `include_samples` may return, or that quantiles may keep."""
     queue_s: float = 30.0
     """Most seconds of work that may wait before requests are refused."""
+    waiting_bytes: int = 256 << 20
+    """Most bytes of request bodies that may be in memory at once; a request is refused rather than read beyond it."""
+    answer_numbers: int = 4_000_000
+    """Most numbers in an answer, samples aside."""
+    hang_s: float = 60.0
+    """Seconds after which a part of a batch that has not returned counts as hanging; more where more was expected."""
 
 
-def check_size(limits: Limits, rows: int, samples: int, kept_numbers: int) -> None:
-    """Refuses, before the queue, what is over the limits. kept_numbers: rows × samples × columns, or 0 if not kept."""
+def check_size(limits: Limits, rows: int, samples: int, kept_numbers: int, answer_numbers: int = 0) -> None:
+    """Refuses, before the queue, what is over the limits. kept_numbers: rows × samples × columns, or 0 if not kept;
+    answer_numbers: that the answer has besides."""
     if rows > limits.rows:
         raise TooLarge(f"at most {limits.rows} rows a request, got {rows}; send them in several requests")
     if samples > limits.samples:
@@ -35,3 +42,7 @@ def check_size(limits: Limits, rows: int, samples: int, kept_numbers: int) -> No
         raise TooLarge(
             f"include_samples and quantiles keep at most {limits.returned_numbers} numbers, not {kept_numbers}"
         )
+    if answer_numbers > limits.answer_numbers:
+        raise TooLarge(
+            f"at most {limits.answer_numbers} numbers an answer, {rows} rows would give {answer_numbers}; send them in "
+            "several requests")

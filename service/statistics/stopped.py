@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.statistics.blocks import BLOCK
 from service.statistics.settling import ABOVE
-from service.statistics.summary import Accumulator, Side, StopReason, Task, Uncertainty
+from service.statistics.summary import Accumulator, Side, StopReason, T, Task, Uncertainty
 
 _SAMPLES_AT_ONCE = 50 * BLOCK
 
@@ -45,7 +45,6 @@ class StoppedUncertainty(Uncertainty):
     """As `Uncertainty`, with statistics of each row's own samples: a row that stopped after n has the numbers of an
     `iid` request of n samples.
 
-    Where a figure exists for some rows only (a standard error needs three blocks of ten), the others hold NaN.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class StoppedUncertainty(Uncertainty):
             first += len(group.counts)
         super().__init__(parts, shape)
         self._order = torch.cat(places).argsort()
-        self._samples, self._reason = samples, reason
+        self._most, self._reason = samples, reason
         self.samples_per_row = torch.cat([group.counts for group in groups])
         self._early = torch.cat([group.early for group in groups]).tolist()
         self._sides = torch.cat([group.sides for group in groups]).tolist()
@@ -68,11 +67,14 @@ class StoppedUncertainty(Uncertainty):
     @property
     def samples(self) -> int:
         """The most samples that a row could have; see `samples_per_row`."""
-        return self._samples
+        return self._most
 
     @property
     def stopped(self) -> list[StopReason]:
-        return [self._reason if early else "samples" for early in self._early]
+        return [
+            self._reason if early else "samples" if count == self._most else "deadline"
+            for early, count in zip(self._early, self.samples_per_row.tolist(), strict=True)
+        ]
 
     @property
     def settled(self) -> list[Side | None]:
@@ -82,46 +84,15 @@ class StoppedUncertainty(Uncertainty):
     def after_stopping(self) -> list[bool]:
         return list(self._early)
 
-    @property
-    def se_df(self) -> int | None:
-        """None where rows differ: it is `samples_per_row` - 1."""
-        counts = set(self.samples_per_row.tolist())
-        return counts.pop() - 1 if len(counts) == 1 else None
-
     @cached_property
     def draws(self) -> Tensor | None:
-        """(rows, samples, *shape), float32, NaN beyond the samples of a row."""
-        if self._parts[0].draws is None:
-            return None
-        padded = [
-            torch.nn.functional.pad(part.draws, (0, 0, 0, self.samples - part.samples), value=torch.nan)
-            for part in self._parts if part.draws is not None
-        ]
-        return torch.cat(padded)[self._order].reshape(-1, self.samples, *self._shape)
+        draws = super().draws
+        return None if draws is None else draws[self._order]
 
-    def quantiles(self, levels: Sequence[float]) -> Tensor:
-        parts = [Uncertainty([part], self._shape).quantiles(levels) for part in self._parts]
-        return torch.cat(parts)[self._order]
-
-    def _shaped(self, parts: Sequence[Tensor]) -> Tensor:
-        return super()._shaped([torch.cat(list(parts))[self._order]])
-
-    def _shaped_or_none(self, parts: Sequence[Tensor | None]) -> Tensor | None:
-        whole = self._in_order(parts)
-        return None if whole is None else super()._shaped([whole])
-
-    def _information_or_none(self, name: str) -> Tensor | None:
-        if self._parts[0].information is None:
-            raise ValueError(f"{name} is for classification and multilabel models")
-        return self._in_order([getattr(part.information, name) for part in self._parts])
+    def _of_rows(self, of_parts: Sequence[T]) -> list[T]:
+        by_part = super()._of_rows(of_parts)
+        return [by_part[place] for place in self._order.tolist()]
 
     def _in_order(self, parts: Sequence[Tensor | None]) -> Tensor | None:
-        """One figure of all rows; NaN where a part has none, None where no part has any."""
-        present = next((part for part in parts if part is not None), None)
-        if present is None:
-            return None
-        whole = [
-            found if found is not None else present.new_full((len(part.moments.mean), *present.shape[1:]), torch.nan)
-            for found, part in zip(parts, self._parts, strict=True)
-        ]
-        return torch.cat(whole)[self._order]
+        whole = super()._in_order(parts)
+        return None if whole is None else whole[self._order]

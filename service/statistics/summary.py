@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from service.statistics.blocks import BLOCK
 from service.statistics.information import Information, InformationSums
 from service.statistics.moments import FinishedMoments, Moments
 
+T = TypeVar("T")
 _MAX_PENDING = 2  # chunks
 
 Task = Literal["classification", "regression", "multilabel", "generic"]
 Method = Literal["sampled", "closed_form", "rao_blackwell"]
-StopReason = Literal["samples", "tolerance", "decision"]
+StopReason = Literal["samples", "tolerance", "decision", "deadline"]
 Side = Literal["above", "below"]
 
 
@@ -106,27 +108,38 @@ class Uncertainty:
     Monte-Carlo standard errors: how far the figure may be from the one that infinitely many samples would give.
     method: "sampled"; "rao_blackwell", where the last site's masks were averaged over exactly and the others' sampled;
     "closed_form", where nothing was sampled: `samples` and the standard errors are 0 and `se_df` is None.
+
+    Where sampling was cut short, rows may rest on different numbers of samples; where a figure exists for some of them
+    only (a standard error needs two or three blocks of ten), the others hold NaN.
     """
 
-    def __init__(self, parts: Sequence[Part], shape: Sequence[int], method: Method = "sampled") -> None:
+    def __init__(
+        self, parts: Sequence[Part], shape: Sequence[int], method: Method = "sampled", asked: int = 0
+    ) -> None:
+        """asked: samples that each row was to have; those that have fewer were cut short by their deadline."""
         self._parts = parts
         self._shape = tuple(shape)
+        self._asked = asked
         self.method: Method = method
 
     @property
     def samples(self) -> int:
-        """How many samples each row rests on."""
-        return self._parts[0].samples
+        """How many samples each row rests on; the most, where rows differ."""
+        return max(part.samples for part in self._parts)
 
     @cached_property
     def samples_per_row(self) -> Tensor:
-        """(rows,), int64: differs between rows only where they could stop early."""
-        return torch.full((len(self.mean),), self.samples)
+        """(rows,), int64: differs between rows only where they could stop early or were cut short."""
+        return torch.tensor(self._of_rows([part.samples for part in self._parts]))
 
     @property
     def stopped(self) -> list[StopReason]:
-        """Why each row's sampling ended: all samples were drawn, or its tolerance or decision was settled."""
-        return ["samples"] * len(self.mean)
+        """Why each row's sampling ended: all samples were drawn, its tolerance or decision was settled, or its deadline
+        came."""
+        return self._of_rows(["deadline" if part.samples < self._asked else "samples" for part in self._parts])
+
+    def _of_rows(self, of_parts: Sequence[T]) -> list[T]:
+        return [value for value, part in zip(of_parts, self._parts, strict=True) for _ in part.moments.mean]
 
     @property
     def settled(self) -> list[Side | None]:
@@ -161,8 +174,14 @@ class Uncertainty:
 
     @property
     def se_df(self) -> int | None:
-        """Degrees of freedom of `mean_se`: blocks - 1 (balanced) or samples - 1 (iid); None where there are none."""
-        return self._parts[0].moments.se_df
+        """Degrees of freedom of `mean_se`: blocks - 1 (balanced) or samples - 1 (iid); None where there are none, or
+        where rows differ."""
+        first, *others = {part.moments.se_df for part in self._parts}
+        return None if others else first
+
+    @property
+    def se_df_per_row(self) -> list[int | None]:
+        return self._of_rows([part.moments.se_df for part in self._parts])
 
     @property
     def entropy(self) -> Tensor:
@@ -200,8 +219,12 @@ class Uncertainty:
 
     @cached_property
     def draws(self) -> Tensor | None:
-        """The samples themselves, (rows, samples, *shape), float32, where they were asked for."""
-        kept = [part.draws for part in self._parts if part.draws is not None]
+        """The samples themselves, (rows, samples, *shape), float32, where they were asked for; NaN beyond those of a
+        row that has fewer."""
+        kept = [
+            pad(part.draws, (0, 0, 0, self.samples - part.samples), value=torch.nan)
+            for part in self._parts if part.draws is not None
+        ]
         return torch.cat(kept).reshape(-1, self.samples, *self._shape) if kept else None
 
     def quantiles(self, levels: Sequence[float]) -> Tensor:
@@ -211,23 +234,37 @@ class Uncertainty:
         (`include_samples=True`). With 50 samples a 0.05 quantile rests on
         two or three of them.
         """
-        if self.draws is None:
+        draws = [part.draws for part in self._parts if part.draws is not None]
+        if not draws:
             raise ValueError("quantiles need the samples: ask for them with include_samples=True")
-        draws = self.draws.double()
-        return torch.quantile(draws, _checked(levels).to(draws.device), 1).transpose(0, 1)
+        wanted = _checked(levels).to(draws[0].device)
+        whole = self._in_order([torch.quantile(values.double(), wanted, 1).transpose(0, 1) for values in draws])
+        assert whole is not None
+        return whole.reshape(len(whole), len(wanted), *self._shape)
 
     def _shaped(self, parts: Sequence[Tensor]) -> Tensor:
-        whole = parts[0] if len(parts) == 1 else torch.cat(list(parts))
-        return whole if whole.shape[1:] == self._shape else whole.reshape(len(whole), *self._shape)
+        whole = self._shaped_or_none(parts)
+        assert whole is not None
+        return whole
 
     def _shaped_or_none(self, parts: Sequence[Tensor | None]) -> Tensor | None:
-        return None if parts[0] is None else self._shaped([part for part in parts if part is not None])
+        whole = self._in_order(parts)
+        return whole if whole is None or whole.shape[1:] == self._shape else whole.reshape(len(whole), *self._shape)
 
     def _information_or_none(self, name: str) -> Tensor | None:
         if self._parts[0].information is None:
             raise ValueError(f"{name} is for classification and multilabel models")
-        parts = [getattr(part.information, name) for part in self._parts]
-        return None if parts[0] is None else torch.cat(parts)
+        return self._in_order([getattr(part.information, name) for part in self._parts])
+
+    def _in_order(self, parts: Sequence[Tensor | None]) -> Tensor | None:
+        """One figure of all rows; NaN where a part has none, None where no part has any."""
+        present = next((part for part in parts if part is not None), None)
+        if present is None or len(parts) == 1:
+            return present
+        return torch.cat([
+            found if found is not None else present.new_full((len(part.moments.mean), *present.shape[1:]), torch.nan)
+            for found, part in zip(parts, self._parts, strict=True)
+        ])
 
     def _information(self, name: str) -> Tensor:
         found = self._information_or_none(name)

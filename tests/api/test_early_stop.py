@@ -104,7 +104,7 @@ def test_an_ordinary_answer_says_nothing_of_stopping(client) -> None:
     ({"tolerance": 0.05, "design": "balanced"}, "design", "independent samples"),
     ({"decide": ABOVE, "design": "balanced"}, "design", "independent samples"),
     ({"tolerance": 0.05, "samples": 1}, "samples", "an integer from 2"),
-    ({"tolerance": 0.05, "on_deadline": "partial"}, "on_deadline", "not available"),
+    ({"tolerance": 0.05, "on_deadline": "later"}, "on_deadline", '"fail" or "partial" expected'),
 ])
 def test_a_rule_that_could_not_hold_is_refused_by_its_path(client, fields, path, words) -> None:
     refused(uncertain(client, **fields), path, words)

@@ -185,8 +185,9 @@ def test_a_body_without_instances_says_so(client) -> None:
     ({"quantiles": []}, "quantiles"),
     ({"include_samples": 1}, "true or false"),
     ({"timeout_ms": 0}, "timeout_ms"),
-    ({"on_deadline": "partial"}, "not available for this model"),
-    ({"priority": 5}, "not available for this model"),
+    ({"on_deadline": "never"}, '"fail" or "partial" expected'),
+    ({"priority": 10}, "an integer from 0 to 9 expected"),
+    ({"priority": True}, "an integer from 0 to 9 expected"),
 ])
 def test_a_wrong_option_is_refused_by_name(client, fields, words) -> None:
     answer = uncertain(client, [FLOWER], **fields)
@@ -197,7 +198,7 @@ def test_a_wrong_option_is_refused_by_name(client, fields, words) -> None:
 
 
 @pytest.mark.parametrize(("option", "words"), [
-    ("samples", "an option of :uncertainty"), ("on_deadline", "not available for this model"),
+    ("samples", "an option of :uncertainty"), ("on_deadline", "an option of :uncertainty"),
     ("sampels", "not a field"),
 ])
 def test_an_option_of_uncertainty_is_refused_by_predict(client, option, words) -> None:
@@ -276,7 +277,7 @@ def test_too_much_work_is_refused(client, rows, fields) -> None:
 
 
 def test_another_media_type_is_refused(client) -> None:
-    answer = client.post("/v1/models/flowers:predict", content=b"x", headers={"Content-Type": "application/x-npy"})
+    answer = client.post("/v1/models/flowers:predict", content=b"x", headers={"Content-Type": "application/xml"})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +120,10 @@ def test_a_request_that_the_servers_end_cuts_is_told_so_and_counted(server) -> N
 
 
 def test_an_error_that_nobody_foresaw_has_the_headers_of_every_answer(state, monkeypatch, caplog) -> None:
-    def submit(self: Engine, job: Any) -> Future[Any]:
+    def admit(self: Engine, *given: Any, **named: Any) -> Any:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(Engine, "submit", submit)
+    monkeypatch.setattr(Engine, "admit", admit)
     sent = call(state, {"type": "http.request", "body": BODY, "more_body": False})
     body = json.loads(sent[1]["body"])
     assert (sent[0]["status"], body["code"]) == (500, "internal_error")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from service.sampling import Sampler, memory, prepare
 from service.sampling.memory import Room, ran_out_of_memory
+from service.sampling.steps import Steps, Work
 from service.statistics import Accumulator, ConditionalAccumulator, NoisyAccumulator
 
 ROWS = 7
@@ -99,7 +101,8 @@ def test_fewer_samples_come_before_fewer_rows_and_both_before_parts_of_a_block()
     room = Room(torch.device("cpu"))
     tried = []
 
-    def run(rows: range) -> None:
+    def run(rows: range) -> Work[None]:
+        yield from ()
         most = room.rows(8)
         samples = room.samples(40, most)
         room.using(most, samples)
@@ -107,7 +110,7 @@ def test_fewer_samples_come_before_fewer_rows_and_both_before_parts_of_a_block()
         if most * samples > 2:
             raise out_of_memory()
 
-    room.through(8, 8, run)
+    Steps(room.through(8, 8, run), nullcontext).whole()
     assert tried[:7] == [(8, 40), (8, 20), (8, 10), (4, 10), (2, 10), (1, 10), (1, 5)]
     assert room.retries == 7
 
@@ -148,13 +151,15 @@ def test_the_prediction_and_the_prefix_run_on_fewer_rows(monkeypatch, part) -> N
 def test_rows_that_are_done_are_not_run_again(monkeypatch) -> None:
     room, ran = Room(torch.device("cpu"), samples_a_row=1), []
 
-    def run(rows: range) -> range:
+    def run(rows: range) -> Work[range]:
+        yield from ()
         ran.append(rows)
         if len(ran) == 3:
             raise out_of_memory()
         return rows
 
-    assert room.through(12, 4, run) == [range(4), range(4, 8), range(8, 10), range(10, 12)]
+    done = Steps(room.through(12, 4, run), nullcontext).whole()
+    assert done == [range(4), range(4, 8), range(8, 10), range(10, 12)]
 
 
 def test_what_fitted_is_remembered_and_more_is_tried_after_many_quiet_requests(monkeypatch) -> None:

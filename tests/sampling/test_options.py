@@ -81,7 +81,7 @@ def test_numbers_of_numpy_make_rules_too(sampler) -> None:
 
 
 def test_the_last_place_of_a_row_is_the_last_one_that_its_key_can_hold() -> None:
-    assert asked(50, 0, "independent", None, MAX_ROWS - 3, rows=3).first_row + 2 == 2**32 - 2
+    assert asked(50, 0, "independent", None, MAX_ROWS - 3, rows=3).places.tolist()[-1] == 2**32 - 2
     with pytest.raises(InvalidOption, match=f"first_row: 0 to {MAX_ROWS - 3} expected for 3 rows"):
         asked(50, 0, "independent", None, MAX_ROWS - 2, rows=3)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.errors import ErrorbarError, InvalidOption, ModelFailed
+from service.errors import InvalidOption, ModelFailed
 from service.sampling import Sampler, prepare
 from service.sampling.bank import Draw
 from service.sampling.kernels import Kernel, Places
@@ -240,16 +240,6 @@ def test_an_output_that_is_not_finite_is_an_error_here_too(chain) -> None:
     for rule in ({"tolerance": 0.05}, {"decide": ABOVE}):
         with pytest.raises(ModelFailed, match="not finite"):
             sampler.uncertainty(x * float("nan"), **rule)
-
-
-def test_a_checkpoint_can_end_the_work(chain) -> None:
-    sampler, x = chain
-
-    def stop() -> None:
-        raise ErrorbarError("enough")
-
-    with pytest.raises(ErrorbarError, match="enough"):
-        sampler.uncertainty(x, tolerance=0.05, checkpoint=stop)
 
 
 @pytest.mark.parametrize(("options", "words"), [

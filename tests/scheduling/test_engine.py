@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,52 +16,15 @@ from service import events
 from service.clock import ManualClock
 from service.errors import DeadlineExceeded, Draining, InvalidOption, ModelFailed, Overloaded, TooLarge
 from service.repository import ReadyModel, load_model
+from service.sampling.steps import Steps, Work
 from service.scheduling import Engine, Job, Limits, Options
 from service.scheduling.limits import check_size
-
-FOREVER = float("inf")
-
-
-class Scripted:
-    """A sampler that runs what a test hands it."""
-
-    samples_something = True
-    out_of_memory_retries = 0
-
-    def __init__(self, act: Any) -> None:
-        self._act = act
-
-    def predict(self, inputs: Any) -> torch.Tensor:
-        return self._act(inputs)
-
-    def method_for(self, *arguments: Any) -> str:
-        return "sampled"
+from tests.scheduling.jobs import FOREVER, Scripted, blocked, job
 
 
 @pytest.fixture(scope="module")
 def model(small_models: Path) -> ReadyModel:
     return load_model(small_models / "flowers" / "1")
-
-
-def job(model: ReadyModel, rows: int = 1, deadline: float = FOREVER, act: Any = None, **options: Any) -> Job:
-    if act is not None:
-        model = replace(model, sampler=Scripted(act))  # type: ignore[arg-type]
-    chosen = Options(samples=options["samples"], seed=0, masks="shared", design="balanced") if options else None
-    return Job(model, "uncertainty" if options else "predict", {"x": torch.ones(rows, 3)}, deadline, chosen)
-
-
-def blocked(engine: Engine, model: ReadyModel) -> tuple[threading.Event, Future[Any]]:
-    """A job that holds the engine's thread until the event is set."""
-    release, started = threading.Event(), threading.Event()
-
-    def act(_: Any) -> torch.Tensor:
-        started.set()
-        release.wait(30)
-        return torch.ones(1, 2)
-
-    future = engine.submit(job(model, act=act))
-    assert started.wait(30)
-    return release, future
 
 
 def test_both_modes_answer_with_their_arrays(model) -> None:
@@ -148,21 +112,23 @@ def test_draining_answers_what_was_admitted_and_refuses_the_rest(model) -> None:
         engine.submit(job(model))
 
 
-def test_warming_a_model_is_not_refused_while_the_queue_is_full(model) -> None:
-    clock, queued = ManualClock(), []
-
-    def observe(event: events.Event) -> None:
-        if isinstance(event, events.QueueChanged) and queued:
-            queued.pop().set()  # the first job of the warming waits now; it must also outlive a long wait
-            clock.advance(10_000)
-
-    engine = Engine(Limits(queue_s=2.0), clock, observe)
+def test_warming_a_model_is_not_refused_while_the_queue_is_full(model, monkeypatch) -> None:
+    clock = ManualClock()
+    engine = Engine(Limits(queue_s=2.0), clock)
     engine.submit(job(model, act=lambda _: (clock.advance(1.0), torch.ones(1, 2))[1])).result()
     release, first = blocked(engine, model)
     engine.submit(job(model))
     with pytest.raises(Overloaded):
         engine.submit(job(model))
-    queued.append(release)
+    submit = engine._submit_unbounded
+
+    def submitted(job: Job) -> Future[Any]:
+        future = submit(job)
+        release.set()  # the first job of the warming waits now; it must also outlive a long wait
+        clock.advance(10_000)
+        return future
+
+    monkeypatch.setattr(engine, "_submit_unbounded", submitted)
     engine.warm(model)
     first.result()
     assert engine.submit(job(model, rows=2, samples=20)).result().arrays["mean"].shape == (2, 2)
@@ -198,12 +164,15 @@ def test_a_job_that_runs_when_the_server_gives_up_ends_early(model) -> None:
     engine = Engine()
 
     class Interrupted(Scripted):
-        def uncertainty(self, *arguments: Any, checkpoint: Any, **options: Any) -> Any:
-            for chunk in range(1000):
-                chunks.append(chunk)
-                if chunk == 3:
-                    engine._abandoned = True
-                checkpoint()
+        def sampling(self, *arguments: Any, **options: Any) -> Any:
+            def work() -> Any:
+                for chunk in range(1000):
+                    chunks.append(chunk)
+                    if chunk == 3:
+                        engine._abandoned = True
+                    yield
+
+            return Steps(work(), nullcontext)
 
     stopped = replace(job(model, samples=20), model=replace(model, sampler=Interrupted(None)))  # type: ignore[arg-type]
     with pytest.raises(Draining):
@@ -229,17 +198,21 @@ def test_the_core_tells_what_happened(model) -> None:
     engine = Engine(observer=seen.append)
     engine.submit(job(model, rows=3, samples=20)).result()
     engine.drain()
-    assert events.BatchRan("flowers", "uncertainty", 3) in seen
-    assert [e.rows for e in seen if isinstance(e, events.QueueChanged)] == [3, 0]
+    assert events.BatchRan("flowers", "uncertainty", 1, 3) in seen
+    assert engine.rows == {"flowers": 0}
     sampled = next(e for e in seen if isinstance(e, events.RowsSampled))
-    assert (sampled.samples, len(sampled.entropy), sampled.zero_variance) == (20, 3, 0)
+    assert (sampled.samples, len(sampled.entropy), sampled.zero_variance) == ([20], 3, 0)
 
 
 def test_memory_that_ran_out_is_told_even_where_the_job_failed(model) -> None:
     class Cramped(Scripted):
-        def predict(self, inputs: Any) -> torch.Tensor:
-            self.out_of_memory_retries += 2
-            return super().predict(inputs)
+        def predicting(self, inputs: Any) -> Steps[torch.Tensor]:
+            def work() -> Work[torch.Tensor]:
+                yield from ()
+                self.out_of_memory_retries += 2
+                return self._act(inputs)
+
+            return Steps(work(), nullcontext)
 
     def never(_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("not one row fits")
@@ -271,9 +244,12 @@ def test_a_closed_form_costs_a_row_once_and_teaches_nothing_about_samples(small_
         method_for = height.sampler.method_for
         out_of_memory_retries = 0
 
-        def uncertainty(self, *given: Any, **named: Any) -> Any:
-            clock.advance(1.0)
-            return height.sampler.uncertainty(*given, **named)
+        def sampling(self, *given: Any, **named: Any) -> Any:
+            def work() -> Work[Any]:
+                clock.advance(1.0)
+                return (yield from height.sampler.sampling(*given, **named)._work)
+
+            return Steps(work(), nullcontext)
 
     slow = replace(exact, model=replace(height, sampler=Slow()), deadline=FOREVER)  # type: ignore[arg-type]
     assert engine.submit(slow).result().samples == 0
@@ -281,9 +257,9 @@ def test_a_closed_form_costs_a_row_once_and_teaches_nothing_about_samples(small_
         engine.submit(replace(exact, deadline=clock.now() + 0.5))
     assert engine.submit(replace(sampled, deadline=clock.now() + 0.5)).result().samples == 50
     engine.drain()
-    drawn = [(e.samples, e.standard_error, e.zero_variance) for e in seen if isinstance(e, events.RowsSampled)]
-    assert drawn[0] == (0, [0.0] * 3, 0)
-    assert drawn[1][0] == 50
+    drawn = [(e.samples, list(e.standard_error), e.zero_variance) for e in seen if isinstance(e, events.RowsSampled)]
+    assert drawn[0] == ([0], [0.0] * 3, 0)
+    assert drawn[1][0] == [50]
 
 
 @pytest.mark.parametrize(("rows", "samples", "kept", "error"), [

@@ -1,0 +1,113 @@
+"""Request bodies: read under the limits of one and of all together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from starlette.types import Receive
+
+from service.errors import Disconnected, Fault, InvalidOption, Overloaded, TooLarge, UnsupportedMediaType, cut
+
+JSON, NPY, NPZ = "application/json", "application/x-npy", "application/x-npz"
+# curl -d says form-urlencoded unless told otherwise; the body is read as JSON all the same
+_READ_AS = {
+    "": JSON, JSON: JSON, "text/json": JSON, "application/x-www-form-urlencoded": JSON, NPY: NPY, NPZ: NPZ,
+}
+_LENGTH_DIGITS = 18
+Headers = Mapping[bytes, bytes]
+
+
+class Bodies:
+    """limit: bytes of one body; together: of all that are in memory at once."""
+
+    def __init__(self, limit: int, together: int) -> None:
+        self._limit, self._together = limit, together
+        self.held = 0
+
+    @contextmanager
+    def room(self) -> Iterator[Held]:
+        """For one request's body, from its first byte until its answer is on its way."""
+        held = Held(self)
+        try:
+            yield held
+        finally:
+            self.held -= held.size
+
+    def take(self, size: int) -> None:
+        """Overloaded where all together would be too much."""
+        if self.held + size > self._together:
+            raise Overloaded("too many request bodies are in memory; nothing was computed, a retry is safe",
+                             retry_after_s=1.0)
+        self.held += size
+
+    async def read(self, receive: Receive, headers: Headers, held: Held) -> bytes:
+        """TooLarge before it is read, where the client said how long it is; Overloaded; Disconnected."""
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and (len(declared) > _LENGTH_DIGITS or int(declared) > self._limit):
+            raise TooLarge(f"a body of at most {self._limit} bytes expected, got {cut(declared.decode())}")
+        held.take(int(declared) if declared.isdigit() else 0)
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            body: bytes = message.get("body", b"")
+            self._check(len(body), held)
+            return body
+        chunks, size = [], 0
+        while True:
+            if message["type"] == "http.disconnect":
+                raise Disconnected("the client left before its request was whole")
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            self._check(size, held)
+            chunks.append(chunk)
+            if not message.get("more_body"):
+                return b"".join(chunks)
+            message = await receive()
+
+    def _check(self, size: int, held: Held) -> None:
+        if size > self._limit:
+            raise TooLarge(f"a body of at most {self._limit} bytes expected, got more")
+        held.take(size - held.size)
+
+
+class Held:
+    """What one request holds of the room for bodies."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies, self.size = bodies, 0
+
+    def take(self, more: int) -> None:
+        if more > 0:
+            self._bodies.take(more)
+            self.size += more
+
+
+def media_type(headers: Headers) -> str:
+    """How the body is to be read: JSON, NPY or NPZ. UnsupportedMediaType."""
+    given, _, parameters = headers.get(b"content-type", b"").decode("latin-1").partition(";")
+    kind = _READ_AS.get(given.strip().lower())
+    if kind is None:
+        raise UnsupportedMediaType(f"Content-Type {JSON}, {NPY} or {NPZ} expected, got {cut(given.strip())!r}")
+    for parameter in parameters.lower().split(";") if parameters else ():
+        name, _, value = parameter.partition("=")
+        if name.strip() == "charset" and value.strip().strip('"') not in ("utf-8", "utf8"):
+            raise UnsupportedMediaType(f"a body in UTF-8 expected, got charset {cut(value.strip())!r}")
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+    if encoding not in ("identity", ""):
+        raise UnsupportedMediaType(f"a body without Content-Encoding expected, got {cut(encoding)!r}")
+    return kind
+
+
+def answer_type(headers: Headers) -> str:
+    """How the answer is to be written: NPZ where that is asked for, else JSON. InvalidOption where only a stream of
+    events is accepted: there is none, and JSON would break its reader."""
+    accepts = headers.get(b"accept")
+    if accepts is None or accepts == b"*/*":
+        return JSON
+    accepted = {given.split(";")[0].strip().lower() for given in accepts.decode("latin-1").split(",")}
+    if NPZ in accepted:
+        return NPZ
+    if "text/event-stream" in accepted and not accepted & {JSON, "application/*", "*/*"}:
+        message = f"text/event-stream is not available in this version; {JSON} or {NPZ} expected"
+        raise InvalidOption(f"Accept: {message}", faults=[Fault("Accept", message)])
+    return JSON

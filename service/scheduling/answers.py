@@ -1,0 +1,90 @@
+"""From what the sampler gives for the rows of a batch to the answer of each of its jobs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service import events
+from service.sampling.copies import to_host
+from service.scheduling.job import Answer, Array, Job, Options, Stops
+from service.statistics import Task, Uncertainty
+
+_OF_CLASSES = ("entropy", "entropy_se", "expected_entropy", "mutual_information", "mutual_information_se",
+               "variation_ratio")
+
+
+def prediction(values: Tensor) -> Answer:
+    return Answer({"values": values.cpu().numpy()})
+
+
+def uncertainty(task: Task, options: Options, result: Uncertainty) -> Answer:
+    """Of all rows of a batch."""
+    names = ["mean", "std", "mean_se", "std_se"]
+    if task in ("classification", "multilabel"):
+        names += _OF_CLASSES
+    found = {name: getattr(result, name) for name in names}
+    if result.noise_std is not None:
+        found["noise_std"] = result.noise_std
+    if options.quantiles:
+        found["quantiles"] = result.quantiles(options.quantiles)
+    if options.include_samples:
+        found["sample_values"] = result.draws
+    here = to_host({name: value for name, value in found.items() if value is not None})
+    arrays = {name: here[name].numpy() if name in here else None for name in found}
+    return Answer(arrays, result.se_df, result.samples, result.method, _stops(options, result))
+
+
+def _stops(options: Options, result: Uncertainty) -> Stops | None:
+    stopped = result.stopped
+    if not options.stops_early and "deadline" not in stopped:
+        return None
+    return Stops(result.samples_per_row.tolist(), result.se_df_per_row, stopped, result.settled, result.after_stopping)
+
+
+def shared_out(answer: Answer, jobs: Sequence[Job]) -> list[Answer]:
+    """To each job its own rows of the answer; jobs in the order of the rows."""
+    if len(jobs) == 1:
+        return [answer]
+    ends = list(accumulate(job.rows for job in jobs))
+    parts = [slice(end - job.rows, end) for end, job in zip(ends, jobs, strict=True)]
+    return [
+        Answer(
+            {name: None if array is None else array[part] for name, array in answer.arrays.items()},
+            answer.se_df, answer.samples, answer.method, None if answer.stops is None else answer.stops.of(part),
+        ) for part in parts
+    ]
+
+
+def sampled(jobs: Sequence[Job], answer: Answer) -> events.RowsSampled:
+    """What there is to count of an uncertainty answer of a batch."""
+    rows = sum(job.rows for job in jobs)
+    arrays = {name: value.reshape(rows, -1) for name, value in answer.arrays.items() if value is not None}
+    mean, std = arrays["mean"], arrays["std"]
+    column = mean.argmax(1) if "entropy" in arrays else np.zeros(rows, int)
+    at = (np.arange(rows), column)
+    relative = std[at] / np.maximum(np.abs(mean[at]), np.finfo(np.float64).tiny)
+    counts = [answer.samples] * rows if answer.stops is None else answer.stops.samples
+    reasons: Mapping[str, int] = {"samples": rows} if answer.stops is None else Counter(answer.stops.stopped)
+    nothing = np.empty(0)
+    return events.RowsSampled(
+        jobs[0].model.name, _most_of_each(jobs, counts), sum(counts), reasons,
+        _total(arrays.get("entropy", nothing)), _total(arrays.get("mutual_information", nothing)), relative,
+        np.asarray(arrays["mean_se"].max(1), np.float64) if "mean_se" in arrays else nothing,
+        int((std.max(1) == 0).sum()),
+    )
+
+
+def _most_of_each(jobs: Sequence[Job], counts: Sequence[int]) -> list[int]:
+    """Samples of the row of each job that has most."""
+    ends = accumulate(job.rows for job in jobs)
+    return [max(counts[end - job.rows : end]) for end, job in zip(ends, jobs, strict=True)]
+
+
+def _total(by_label: Array) -> NDArray[np.floating]:
+    return np.asarray(by_label.sum(1) if by_label.ndim > 1 else by_label, np.float64)

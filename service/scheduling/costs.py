@@ -1,0 +1,58 @@
+"""What work takes: learned while models are warmed and with every batch since."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable
+
+_LEARNING_RATE = 0.2  # follows a machine whose speed drifts, not one slow batch
+_MOST_SURPRISE = 4.0  # times what was expected, that one batch may count for
+
+
+class Costs:
+    """Seconds by kind of work and its size in passes. Small work carries its fixed cost and large work is cheaper a
+    pass, so sizes are told apart by their power of two; between those that were seen it interpolates."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[Hashable, dict[int, float]] = defaultdict(dict)  # by kind, by size, a pass
+        self._rate = 1.0
+
+    def learn(self, kind: Hashable, passes: int, seconds: float) -> None:
+        """passes: that were computed together, at least 1."""
+        known, size = self._seconds[kind], passes.bit_length()
+        seen, before = seconds / passes, known.get(size)
+        if before is None:
+            known[size] = seen
+        elif seen < before:
+            known[size] = seen if size == min(known) else (before + seen) / 2
+        else:
+            known[size] = before + _LEARNING_RATE * (min(seen, _MOST_SURPRISE * before) - before)
+
+    def estimate_s(self, kind: Hashable, passes: int) -> float:
+        """0 where nothing is known of the kind."""
+        known = self._seconds.get(kind)
+        if not known:
+            return 0.0
+        size = passes.bit_length()
+        if size in known:
+            return passes * known[size]
+        below = max((s for s in known if s < size), default=None)
+        above = min((s for s in known if s > size), default=None)
+        if below is None:  # smaller than all that was seen: it is no cheaper than its fixed cost, which nobody knows
+            assert above is not None
+            return known[above] * 2 ** (above - 1)
+        if above is None:
+            return passes * known[below]
+        share = (size - below) / (above - below)
+        return passes * float(known[below] ** (1 - share) * known[above] ** share)
+
+    def finished(self, expected_s: float, seconds: float) -> None:
+        """Work that was expected to take so long, each job for itself, took so long with others."""
+        if expected_s > 0 and seconds > 0:
+            rate = min(max(expected_s / seconds, 0.1), 100.0)
+            self._rate += _LEARNING_RATE * (rate - self._rate)
+
+    @property
+    def drain_rate(self) -> float:
+        """Seconds of expected work that are done in a second of the device: over 1 where jobs share passes."""
+        return self._rate

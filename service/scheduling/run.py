@@ -1,0 +1,120 @@
+"""A batch under way: jobs whose rows run together, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from service import events
+from service.clock import Clock
+from service.repository import ReadyModel
+from service.sampling.steps import Pace, Steps
+from service.scheduling.answers import prediction, sampled, shared_out, uncertainty
+from service.scheduling.job import Answer
+from service.scheduling.queue import Order, Ticket
+from service.statistics import Uncertainty
+
+ANSWER_S = 0.005
+"""Kept free before a deadline for statistics and the answer's way."""
+
+
+class Run:
+    """tickets: of one key. Not thread-safe: one thread at a time, that has the device."""
+
+    def __init__(self, tickets: Sequence[Ticket], clock: Clock, step_samples: int | None) -> None:
+        """step_samples: of a row in one part, at most; None where memory alone bounds it."""
+        self.tickets, self._clock = tickets, clock
+        self.started = clock.now()
+        self.spent_s = self._last_s = 0.0
+        self._jobs = [ticket.job for ticket in tickets]
+        self._retries = self.model.sampler.out_of_memory_retries
+        self._steps: Steps[torch.Tensor] | Steps[Uncertainty] = self._begun(step_samples)
+
+    @property
+    def model(self) -> ReadyModel:
+        return self.tickets[0].job.model
+
+    @property
+    def order(self) -> Order:
+        return self.tickets[0].order
+
+    @property
+    def kind(self) -> Hashable:
+        return self._jobs[0].kind
+
+    @property
+    def passes(self) -> int:
+        """As they were expected, should no row stop early."""
+        return sum(job.passes for job in self._jobs)
+
+    @property
+    def cost_s(self) -> float:
+        return sum(ticket.cost_s for ticket in self.tickets)
+
+    def step(self) -> bool:
+        """Runs the next part; False once there is an answer. Raises what the model raises."""
+        started = self._clock.now()
+        try:
+            return self._steps.step()
+        finally:
+            self._last_s = self._clock.now() - started
+            self.spent_s += self._last_s
+
+    def answers(self) -> tuple[list[Answer], list[events.Event]]:
+        """Of a run that is done: an answer for each ticket, and what there is to count."""
+        first = self._jobs[0]
+        ran = self._clock.now()
+        result = self._steps.result
+        happened: list[events.Event] = [
+            events.BatchRan(self.model.name, first.mode, len(self._jobs), sum(job.rows for job in self._jobs))]
+        if first.options is None:
+            assert isinstance(result, torch.Tensor)
+            whole = prediction(result)
+        else:
+            assert not isinstance(result, torch.Tensor)
+            whole = uncertainty(self.model.manifest.task, first.options, result)
+            happened.append(sampled(self._jobs, whole))
+        found = shared_out(whole, self._jobs)
+        summary_s = self._clock.now() - ran
+        self.spent_s += summary_s
+        timings = [self._timings(ticket, summary_s) for ticket in self.tickets]
+        return [replace(a, timings_s=t) for a, t in zip(found, timings, strict=True)], happened
+
+    def retries(self) -> list[events.Event]:
+        """Whether memory ran out since it was last asked."""
+        before, self._retries = self._retries, self.model.sampler.out_of_memory_retries
+        times = self._retries - before
+        return [events.OutOfMemoryRetried(self.model.name, times)] if times else []
+
+    def _timings(self, ticket: Ticket, summary_s: float) -> Mapping[str, float]:
+        return {"queue": self.started - ticket.queued_at, "device": self.spent_s - summary_s, "summary": summary_s}
+
+    def _begun(self, step_samples: int | None) -> Steps[torch.Tensor] | Steps[Uncertainty]:
+        sampler, options = self.model.sampler, self._jobs[0].options
+        if len(self._jobs) == 1:
+            inputs = self._jobs[0].tensors
+        else:
+            inputs = tuple(torch.cat(parts) for parts in zip(*(job.tensors for job in self._jobs), strict=True))
+        if options is None:
+            return sampler.predicting(inputs)
+        return sampler.sampling(
+            inputs, options.samples, options.seed, options.masks, options.design, options.keeps_samples,
+            self._places() if options.masks == "independent" else 0, method=options.method,
+            tolerance=options.tolerance, decide=options.decide,
+            pace=Pace(step_samples, self._is_cut if self._jobs[0].partial else None),
+        )
+
+    def _places(self) -> np.ndarray:
+        """Of all rows, each in its own request."""
+        firsts = [job.options.first_row if job.options is not None else 0 for job in self._jobs]
+        return np.concatenate([
+            np.arange(first, first + job.rows) for first, job in zip(firsts, self._jobs, strict=True)
+        ])
+
+    def _is_cut(self, share: float) -> bool:
+        """Whether one part more would end after the deadline, or after the part of the time that these rows have."""
+        allowed = self.started + (self._jobs[0].deadline - ANSWER_S - self.started) * share
+        return self._clock.now() + self._last_s > allowed
