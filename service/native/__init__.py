@@ -18,8 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-_LAYOUT = 7  # of the structures below, as in library.h
+_LAYOUT = 8  # of the structures below, as in library.h
 MOST_CLASSES = 1024
+MOST_BLOCKS = 64
 _ONE_THREAD = 1 << 15
 
 _Int, _Pointer = ctypes.c_int64, ctypes.c_void_p
@@ -71,6 +72,16 @@ class Classes(ctypes.Structure):
     ]
 
 
+class Statistics(ctypes.Structure):
+    """What `errorbar_statistics` reads."""
+
+    _fields_: ClassVar[Sequence[tuple[str, type]]] = [
+        ("samples", _Int), ("rows", _Int), ("columns", _Int), ("size", _Int), ("blocks", _Int), ("balanced", _Int),
+        ("values", _Pointer), ("mean", _Pointer), ("std", _Pointer), ("entropies", _Pointer), ("votes", _Pointer),
+        ("mean_se", _Pointer), ("std_se", _Pointer), ("information", _Pointer),
+    ]
+
+
 class Convolution(ctypes.Structure):
     """What a `ChannelSums` is of."""
 
@@ -108,7 +119,7 @@ def library() -> ctypes.CDLL | None:
     if not same:
         logging.getLogger(__name__).warning("%s is of another version; torch does its work", found.origin)
         return None
-    for name in ("masks", "moments", "dense_chain", "softmax", "information", "channel_sums"):
+    for name in ("masks", "moments", "dense_chain", "softmax", "information", "statistics", "channel_sums"):
         getattr(loaded, f"errorbar_{name}").argtypes = [ctypes.c_void_p, ctypes.c_int]
     return loaded
 

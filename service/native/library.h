@@ -4,8 +4,9 @@
 
 #include <stdint.h>
 
-#define LAYOUT 7
+#define LAYOUT 8
 #define MOST_CLASSES 1024
+#define MOST_BLOCKS 64
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -74,6 +75,22 @@ void errorbar_softmax(const struct classes *c, int threads);
 
 /* Fills c->entropies and c->votes from probabilities. */
 void errorbar_information(const struct classes *c, int threads);
+
+struct statistics {
+    int64_t samples, rows, columns; /* columns: at most MOST_CLASSES */
+    int64_t size, blocks;         /* samples of a block, but for the last one; at most MOST_BLOCKS */
+    int64_t balanced;             /* whether the samples of a block depend on each other */
+    const float *values;          /* (samples, rows, columns) */
+    const double *mean, *std;     /* (rows, columns) */
+    const double *entropies;      /* as in classes, where there is information to be had */
+    const int64_t *votes;
+    double *mean_se, *std_se;     /* (rows, columns); left alone with fewer than two (balanced) or three blocks */
+    double *information;          /* NULL, or (6, rows): entropy, entropy_se, expected_entropy, mutual_information,
+                                     mutual_information_se, variation_ratio; errors left alone with fewer than three */
+};
+
+/* Returns 0, or 1 where memory ran out. */
+int errorbar_statistics(const struct statistics *s, int threads);
 
 struct convolution {
     int64_t channels, height, width, padded_height, padded_width, top, left; /* top, left: of the padding */

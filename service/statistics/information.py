@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ctypes import byref
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from service import native
+from service.statistics.at_once import entropies_and_votes
 from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out, sizes
 from service.statistics.moments import FinishedMoments, block_sums
 
@@ -48,6 +48,15 @@ class Information:
     variation_ratio: Tensor
 
 
+    @staticmethod
+    def of(at_once: Tensor, blocks: int) -> Information:
+        """at_once: (6, rows), in this order."""
+        figures: list[Tensor | None] = list(at_once.unbind(0))
+        if blocks < MIN_JACKKNIFE_BLOCKS:
+            figures[1] = figures[4] = None
+        return Information(*figures)  # type: ignore[arg-type]
+
+
 class InformationSums:
     """Running sums that `Information` needs. `multilabel`: each column is a Bernoulli of its own."""
 
@@ -61,7 +70,7 @@ class InformationSums:
     def add(self, probabilities: Tensor, counts: list[int]) -> None:
         """probabilities: (samples, rows, columns)."""
         if not self._multilabel and native.reads(probabilities) and probabilities.shape[2] <= native.MOST_CLASSES:
-            entropies, votes = _natively(probabilities, counts)
+            entropies, votes = entropies_and_votes(probabilities, counts)
         else:  # float64 after the sum of a row: a sample's entropy carries no cancellation
             entropies = block_sums(self._entropy(probabilities).double(), counts)
             votes = self._count_votes(probabilities)
@@ -100,18 +109,3 @@ class InformationSums:
             mutual_information_se=information_se,
             variation_ratio=1 - modal,
         )
-
-
-def _natively(probabilities: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
-    """Of probabilities (samples, rows, classes): sums of the samples' entropies over each block, (blocks, rows), and
-    votes, (rows, classes)."""
-    samples, rows, classes = probabilities.shape
-    entropies = torch.empty(len(counts), rows, dtype=torch.float64)
-    votes = torch.empty(rows, classes, dtype=torch.int64)
-    wanted = native.Classes(
-        samples, rows, classes, probabilities.data_ptr(), 0, counts[0], entropies.data_ptr(), votes.data_ptr()
-    )
-    library = native.library()
-    assert library is not None
-    library.errorbar_information(byref(wanted), native.threads(probabilities.numel()))
-    return entropies, votes

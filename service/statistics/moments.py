@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ctypes import byref
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from service import native
+from service.statistics.at_once import AtOnce, statistics_at_once
 from service.statistics.blocks import MIN_JACKKNIFE_BLOCKS, BlockSums, jackknife, left_out, sizes
 
 _PerBlock = tuple[list[int], Tensor]  # samples in each block; its sums, (blocks, 3, …), in the order of the totals
@@ -23,10 +24,11 @@ _PerBlock = tuple[list[int], Tensor]  # samples in each block; its sums, (blocks
 
 class Moments:
     """Running moments of values (samples, rows, columns). `balanced` says whether the samples of a block of ten
-    depend on each other; then only differences between blocks tell of the error."""
+    depend on each other; then only differences between blocks tell of the error. classes: whether columns are the
+    probabilities of classes."""
 
-    def __init__(self, balanced: bool) -> None:
-        self._balanced = balanced
+    def __init__(self, balanced: bool, classes: bool = False) -> None:
+        self._balanced, self._classes = balanced, classes
         self._sums = BlockSums()
         self._last: tuple[Tensor, list[int]] | None = None  # the latest samples, not yet in the sums
         self._shift: Tensor | None = None
@@ -60,13 +62,17 @@ class Moments:
         """What all samples say."""
         n, blocks = self.samples, self.block_count if self._balanced else None
         values, counts = self._last or (None, [])
+        at_once: Callable[[], AtOnce | None] | None = None
         if values is not None and len(values) == n and (blocks is None or counts[0] == counts[-1]):
             # the blocks' sums wait until somebody asks for them
             mean, std = _natively(values, blocks or 1) or _at_once(values, blocks or 1)
+            if not self._layout.rows_inner:
+                given = values.view(n, self._layout.rows, self._layout.columns)
+                at_once = partial(statistics_at_once, given, counts, self._balanced, self._classes, mean, std)
         else:
             mean, std = _from_totals(self._stacked()[1].sum(0), n, blocks)
             mean = mean if self._shift is None else mean + self._shift
-        return FinishedMoments(mean, std, self._stacked, n, blocks, self._layout)
+        return FinishedMoments(mean, std, self._stacked, n, blocks, self._layout, at_once)
 
 
 class _Layout(NamedTuple):
@@ -88,9 +94,11 @@ class FinishedMoments:
 
     def __init__(
         self, mean: Tensor, std: Tensor, per_block: Callable[[], _PerBlock], samples: int, blocks: int | None,
-        layout: _Layout,
+        layout: _Layout, at_once: Callable[[], AtOnce | None] | None = None,
     ) -> None:
-        """mean, std: (rows·columns,), in that layout. blocks: None for independent samples."""
+        """mean, std: (rows·columns,), in that layout. blocks: None for independent samples. at_once: makes what else
+        there is to know in one step, where that can be."""
+        self._make_at_once = at_once
         self._per_block, self._samples, self._blocks, self._by_row = per_block, samples, blocks, layout.by_row
         self.mean = self._by_row(mean)
         self.std = self._by_row(std)
@@ -102,8 +110,14 @@ class FinishedMoments:
             return self._samples - 1
         return self._blocks - 1 if self._blocks > 1 else None
 
+    @cached_property
+    def at_once(self) -> AtOnce | None:
+        return None if self._make_at_once is None else self._make_at_once()
+
     def mean_se(self) -> Tensor | None:
         """Standard error of the mean; None with fewer than two blocks of balanced samples."""
+        if self.at_once is not None:
+            return self.at_once.mean_se
         if self._blocks is None:
             return self.std / self._samples**0.5
         if self._blocks < 2:
@@ -115,6 +129,8 @@ class FinishedMoments:
     def std_se(self) -> Tensor | None:
         """Standard error of the standard deviation itself (not of the variance), by delete-one-block jackknife;
         None with fewer than three blocks."""
+        if self.at_once is not None:
+            return self.at_once.std_se
         counts, _ = self._per_block()
         if len(counts) < MIN_JACKKNIFE_BLOCKS:
             return None

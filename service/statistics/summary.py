@@ -28,7 +28,7 @@ class Accumulator:
     number of samples unless the samples themselves are kept."""
 
     def __init__(self, task: Task, balanced: bool, keep: bool = False) -> None:
-        self._moments = Moments(balanced)
+        self._moments = Moments(balanced, task == "classification")
         self._information = InformationSums(task == "multilabel") if task in ("classification", "multilabel") else None
         self._kept: list[Tensor] | None = [] if keep else None
         self._pending: list[tuple[Tensor, list[int]]] = []  # not yet in the information sums
@@ -61,6 +61,9 @@ class Accumulator:
         reads mean and std of a usual request does not pay for it."""
         if self._information is None:
             return None
+        at_once = self.moments.at_once
+        if at_once is not None and at_once.of_classes is not None:
+            return Information.of(at_once.of_classes, self._moments.block_count)
         self._sum_pending(self._information)
         return self._information.finish(self.moments)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from service import native
 from service.sampling.masks import multipliers
 from service.sampling.outputs import Outputs
-from service.statistics.information import InformationSums
+from service.statistics import Accumulator
+from service.statistics.information import Information, InformationSums
 from service.statistics.moments import Moments
 
 needs_library = pytest.mark.skipif(native.library() is None, reason="the native library was not built here")
@@ -126,3 +128,54 @@ def test_logits_that_are_no_numbers_give_no_probabilities(bad) -> None:
     found = Outputs("classification", (4,)).read(logits)
     assert found[1, 2].isnan().any()
     assert torch.equal(found[:, :2], torch.full((2, 2, 4), 0.25))
+
+
+@needs_library
+@settings(max_examples=80, deadline=None)
+@given(
+    samples=st.integers(2, 95), rows=st.integers(1, 20), columns=st.integers(1, 12), balanced=st.booleans(),
+    classes=st.booleans(), sharp=st.sampled_from([0.1, 1.0, 30.0]),
+)
+def test_statistics_made_at_once_are_those_of_the_sums(samples, rows, columns, balanced, classes, sharp) -> None:
+    samples = 10 * -(-samples // 10) if balanced else samples
+    logits = sharp * torch.randn(samples, rows, columns, generator=torch.Generator().manual_seed(samples * rows))
+    values = logits.softmax(2) if classes else logits
+    fast, slow = (Accumulator("classification" if classes else "regression", balanced) for _ in range(2))
+    fast.add(values)
+    with pytest.MonkeyPatch.context() as patch:
+        without_library(patch)
+        slow.add(values)
+        assert slow.moments.at_once is None
+        expected = [slow.moments.mean_se(), slow.moments.std_se()]
+        if slow.information is not None:
+            expected += [getattr(slow.information, f.name) for f in fields(Information)]
+    assert fast.moments.at_once is not None
+    found = [fast.moments.mean_se(), fast.moments.std_se()]
+    if fast.information is not None:
+        found += [getattr(fast.information, f.name) for f in fields(Information)]
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, atol=3e-7, rtol=1e-5)
+
+
+@needs_library
+def test_statistics_made_at_once_keep_what_is_not_a_number() -> None:
+    values = torch.full((50, 2, 3), 1 / 3)
+    values[7, 1, 0] = torch.nan
+    accumulator = Accumulator("classification", balanced=True)
+    accumulator.add(values)
+    assert accumulator.information.entropy.isnan().tolist() == [False, True]
+    assert accumulator.moments.std_se().isnan().tolist() == [[False] * 3, [True, False, False]]
+
+
+@needs_library
+def test_statistics_of_many_rows_made_by_several_threads_are_the_same(monkeypatch) -> None:
+    values = torch.randn(50, 300, 10, generator=torch.Generator().manual_seed(1)).softmax(2)
+    several, one = Accumulator("classification", True), Accumulator("classification", True)
+    several.add(values)
+    assert several.information is not None
+    monkeypatch.setattr(native, "threads", lambda numbers: 1)
+    one.add(values)
+    assert torch.equal(several.information.mutual_information, one.information.mutual_information)
