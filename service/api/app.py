@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,11 +17,13 @@ from prometheus_client.exposition import choose_encoder
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
+from starlette.types import ASGIApp
 
 import service
 from service import events, wire
 from service.api import encode
 from service.api.context import ContextMiddleware, context_of
+from service.api.door import Door, Hot
 from service.api.inference import Inference
 from service.api.openapi import describe
 from service.api.problems import problem
@@ -77,6 +80,9 @@ class Server:
                 name, version, model.digest, model.device, model.engine, model.sampler.memory_bytes))
             for warning in model.warnings:
                 log.warning("%s/%s: %s", name, version, warning)
+        # what torch and the models hold stays: to look through it for garbage would stop all requests for half a second
+        gc.collect()
+        gc.freeze()
 
     @property
     def ready(self) -> bool:
@@ -99,8 +105,8 @@ def resolved_device(device: str) -> str:
     return device
 
 
-def create_app(settings: Settings, clock: Clock | None = None, state: Server | None = None) -> FastAPI:
-    """The FastAPI application. Models load in a thread when it starts, unless `state` has loaded them already."""
+def create_app(settings: Settings, clock: Clock | None = None, state: Server | None = None) -> ASGIApp:
+    """The application. Models load in a thread when it starts, unless `state` has loaded them already."""
     state = state or Server(settings, clock or MonotonicClock())
     loaded = state.ready
 
@@ -123,11 +129,13 @@ def create_app(settings: Settings, clock: Clock | None = None, state: Server | N
         description="An honest error bar on every prediction of a network with dropout.",
     )
     app.state.server = state
-    app.add_middleware(ContextMiddleware, clock=state.clock, last_resort=_add_errors(app, state))
-    _add_models(app, state)
+    last_resort = _add_errors(app, state)
+    app.add_middleware(ContextMiddleware, clock=state.clock, last_resort=last_resort)
+    hot = Hot(Inference(state.ready_repository, state.engine, state.settings.limits, state.metrics))
+    _add_models(app, state, hot)
     _add_health(app, state)
     describe(app, state)
-    return app
+    return Door(app, ContextMiddleware(hot, state.clock, last_resort))
 
 
 async def _load(state: Server) -> None:
@@ -215,9 +223,7 @@ def _add_health(app: FastAPI, state: Server) -> None:
         return Response(encoder(state.metrics.exposed()), media_type=content_type)
 
 
-def _add_models(app: FastAPI, state: Server) -> None:
-    inference = Inference(state.ready_repository, state.engine, state.settings.limits, state.metrics)
-
+def _add_models(app: FastAPI, state: Server, hot: Hot) -> None:
     @app.get("/v1/models", tags=["models"], summary="What is served")
     async def models() -> Response:
         repository = state.ready_repository()
@@ -229,7 +235,7 @@ def _add_models(app: FastAPI, state: Server) -> None:
 
     for path in (_MODEL, _VERSION):
         for mode in MODES:
-            app.router.routes.append(Route(f"{path}:{mode}", inference.route(mode), methods=["POST"]))
+            app.router.routes.append(Route(f"{path}:{mode}", hot, methods=["POST"]))
 
     @app.get(_MODEL, tags=["models"], summary="Model card of the version that serves")
     @app.get(_VERSION, tags=["models"], summary="Model card")

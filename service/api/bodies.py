@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from starlette.types import Receive
 
@@ -24,15 +23,6 @@ class Bodies:
     def __init__(self, limit: int, together: int) -> None:
         self._limit, self._together = limit, together
         self.held = 0
-
-    @contextmanager
-    def room(self) -> Iterator[Held]:
-        """For one request's body, from its first byte until its answer is on its way."""
-        held = Held(self)
-        try:
-            yield held
-        finally:
-            self.held -= held.size
 
     def take(self, size: int) -> None:
         """Overloaded where all together would be too much."""
@@ -71,7 +61,7 @@ class Bodies:
 
 
 class Held:
-    """What one request holds of the room for bodies."""
+    """What one request holds of the room for bodies, from its first byte until it has its answer."""
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies, self.size = bodies, 0
@@ -80,6 +70,10 @@ class Held:
         if more > 0:
             self._bodies.take(more)
             self.size += more
+
+    def let_go(self) -> None:
+        self._bodies.held -= self.size
+        self.size = 0
 
 
 def media_type(headers: Headers) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import uuid
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -25,12 +24,6 @@ class Context:
     clock: Clock
     arrived: float
     timings_s: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        started = self.clock.now()
-        yield
-        self.timings_s[stage] = self.clock.now() - started
 
 
 def context_of(scope: MutableMapping[str, object]) -> Context:
@@ -52,7 +45,7 @@ class ContextMiddleware:
             await self._app(scope, receive, send)
             return
         given = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
-        request_id = given.decode() if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given.decode() if _SANE_ID.fullmatch(given) else os.urandom(16).hex()
         context = scope[_KEY] = Context(request_id, self._clock, self._clock.now())
 
         started = False

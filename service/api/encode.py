@@ -96,7 +96,8 @@ def prediction_body(model: ReadyModel, answer: Answer, outside: Sequence[list[st
 def uncertainty_body(
     model: ReadyModel, options: Options, answer: Answer, outside: Sequence[list[str]], request_id: str
 ) -> dict[str, Any]:
-    rows = [_uncertain_row(model, answer, i, names) for i, names in enumerate(outside)]
+    columns = _columns(answer)
+    rows = [_uncertain_row(model, answer, columns, i, names) for i, names in enumerate(outside)]
     return {**_head(model, options, answer, request_id), "predictions": rows}
 
 
@@ -132,11 +133,19 @@ def _own_values(values: dict[str, Any], samples: int) -> dict[str, Any]:
     return {name: None if value is None or np.isnan(value).any() else value for name, value in values.items()}
 
 
+def _columns(answer: Answer) -> dict[str, Any]:
+    """An answer's arrays as what rows are taken from: lists of numbers where a row has one, which are quicker."""
+    return {
+        name: array if array is None or array.ndim > 1 else array.tolist() for name, array in answer.arrays.items()
+    }
+
+
 def _uncertain_row(
-    model: ReadyModel, answer: Answer, place: int, outside: list[str]
+    model: ReadyModel, answer: Answer, columns: Mapping[str, Any], place: int, outside: list[str]
 ) -> dict[str, Any]:
+    """columns: of `_columns`."""
     manifest = model.manifest
-    values: dict[str, Any] = {name: None if array is None else array[place] for name, array in answer.arrays.items()}
+    values: dict[str, Any] = {name: None if column is None else column[place] for name, column in columns.items()}
     if answer.stops is not None:
         values = _own_values(values, answer.stops.samples[place])
     labelled = manifest.task in ("classification", "multilabel")
@@ -165,8 +174,10 @@ def _uncertain_row(
 
 def _scalar_if_single(value: Any, task: str) -> Any:
     """A number for a regression with one target; arrays as they are."""
-    if value is None or np.ndim(value) == 0:
-        return None if value is None else value.item()
+    if value is None or isinstance(value, float):
+        return value
+    if value.ndim == 0:
+        return value.item()
     if task == "regression" and value.size == 1:
         return value.reshape(()).item()
     return np.ascontiguousarray(value)

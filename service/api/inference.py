@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import events
 from service.api import arrays, decode, encode
-from service.api.bodies import JSON, NPY, NPZ, Bodies, answer_type, media_type
+from service.api.bodies import JSON, NPY, NPZ, Bodies, Held, answer_type, media_type
 from service.api.context import Context, context_of
 from service.api.desk import Desk
 from service.errors import Draining, ErrorbarError, MalformedBody
@@ -39,16 +39,15 @@ class Inference:
         self._desk = Desk(engine)
         self._bodies = Bodies(limits.body_bytes, limits.waiting_bytes)
 
-    def route(self, mode: Mode) -> HotRoute:
-        return HotRoute(self, mode)
-
-    async def answer(self, scope: Scope, receive: Receive, send: Send, mode: Mode) -> None:
+    async def answer(
+        self, scope: Scope, receive: Receive, send: Send, name: str, version: str | None, mode: Mode
+    ) -> None:
+        """Sends the answer of that model; raises what is wrong."""
         context = context_of(scope)
         model: ReadyModel | None = None
         code = "internal_error"
         try:
-            path = scope["path_params"]
-            model = self._repository().get(path["name"], path.get("version"))
+            model = self._repository().get(name, version)
             kind, content = await self._answered(scope, receive, context, model, mode)
             code = "ok"
         except ErrorbarError as e:
@@ -59,8 +58,8 @@ class Inference:
             raise
         finally:
             seconds = context.clock.now() - context.arrived
-            name, version = (model.name, model.version) if model is not None else (None, None)
-            self._observe(events.RequestAnswered(name, version, mode, code, seconds, context.timings_s))
+            served = (None, None) if model is None else (model.name, model.version)
+            self._observe(events.RequestAnswered(served[0], served[1], mode, code, seconds, context.timings_s))
         await send({"type": "http.response.start", "status": 200, "headers": [
             (b"content-type", _TYPE_OF[kind]), (b"content-length", str(len(content)).encode())]})
         await send({"type": "http.response.body", "body": content})
@@ -71,28 +70,33 @@ class Inference:
         headers = dict(scope["headers"])
         given_as, answered_as = media_type(headers), answer_type(headers)
         query = _query(scope["query_string"])
-        with self._bodies.room() as held:
+        held = Held(self._bodies)
+        try:
             raw = await self._bodies.read(receive, headers, held)
-            heavy = len(raw) > _INLINE_BYTES
+            began = context.clock.now()
             decoded = partial(self._decoded, raw, given_as, query, context, model, mode)
-            with context.timed("decode"):
-                job, outside = await run_in_threadpool(decoded) if heavy else decoded()
+            job, outside = await run_in_threadpool(decoded) if len(raw) > _INLINE_BYTES else decoded()
+            context.timings_s["decode"] = context.clock.now() - began
             del raw, decoded
             answer = await self._desk.answered(job, receive)
+        finally:
+            held.let_go()
         context.timings_s |= answer.timings_s
         if out := sum(map(bool, outside)):
             self._observe(events.RowsOutOfRange(model.name, out))
-        with context.timed("encode"):
-            encoded = partial(_encoded, answered_as, job, answer, outside, context.request_id)
-            heavy = sum(array.size for array in answer.arrays.values() if array is not None) > _INLINE_NUMBERS
-            return answered_as, await run_in_threadpool(encoded) if heavy else encoded()
+        began = context.clock.now()
+        encoded = partial(_encoded, answered_as, job, answer, outside, context.request_id)
+        heavy = sum([array.size for array in answer.arrays.values() if array is not None]) > _INLINE_NUMBERS
+        content = await run_in_threadpool(encoded) if heavy else encoded()
+        context.timings_s["encode"] = context.clock.now() - began
+        return answered_as, content
 
     def _decoded(
         self, raw: bytes, kind: str, query: list[tuple[str, str]], context: Context, model: ReadyModel, mode: Mode
     ) -> tuple[Job, Outside]:
         sampled = mode == "uncertainty"
         if kind == JSON:
-            decode.check_query((name for name, _ in query), sampled)
+            decode.check_query([name for name, _ in query], sampled)
             payload = decode.parse_body(raw)
             decode.check_fields(payload, sampled)
             instances = payload["instances"]
@@ -104,7 +108,7 @@ class Inference:
         timeout_ms, priority = decode.decode_timeout_ms(payload), decode.decode_priority(payload)
         self._check_size(rows, options, model)
         if kind == JSON:
-            plain = not any(word in raw for word in (b"true", b"false", b"null"))
+            plain = not (b"true" in raw or b"false" in raw or b"null" in raw)
             inputs = decode.decode_instances(instances, model.manifest, plain)
         else:
             given = arrays.read_arrays(raw, kind, model.manifest, self._limits.body_bytes)
@@ -122,16 +126,6 @@ class Inference:
             samples = options.effective_samples
             kept = numbers * samples if options.keeps_samples else 0
             check_size(self._limits, rows, samples, kept, numbers * _STATISTICS)
-
-
-class HotRoute:
-    """One of the routes, as an ASGI application."""
-
-    def __init__(self, inference: Inference, mode: Mode) -> None:
-        self._inference, self._mode = inference, mode
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._inference.answer(scope, receive, send, self._mode)
 
 
 def _encoded(kind: str, job: Job, answer: Answer, outside: Outside, request_id: str) -> bytes:

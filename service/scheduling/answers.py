@@ -47,17 +47,15 @@ def _stops(options: Options, result: Uncertainty) -> Stops | None:
     return Stops(result.samples_per_row.tolist(), result.se_df_per_row, stopped, result.settled, result.after_stopping)
 
 
-def shared_out(answer: Answer, jobs: Sequence[Job]) -> list[Answer]:
-    """To each job its own rows of the answer; jobs in the order of the rows."""
-    if len(jobs) == 1:
-        return [answer]
+def shared_out(answer: Answer, jobs: Sequence[Job], timings_s: Sequence[Mapping[str, float]]) -> list[Answer]:
+    """To each job its own rows of the answer, and its timings; jobs in the order of the rows."""
     ends = list(accumulate(job.rows for job in jobs))
     parts = [slice(end - job.rows, end) for end, job in zip(ends, jobs, strict=True)]
     return [
         Answer(
             {name: None if array is None else array[part] for name, array in answer.arrays.items()},
-            answer.se_df, answer.samples, answer.method, None if answer.stops is None else answer.stops.of(part),
-        ) for part in parts
+            answer.se_df, answer.samples, answer.method, None if answer.stops is None else answer.stops.of(part), times,
+        ) for part, times in zip(parts, timings_s, strict=True)
     ]
 
 

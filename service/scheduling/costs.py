@@ -21,10 +21,8 @@ class Costs:
         """passes: that were computed together, at least 1."""
         known, size = self._seconds[kind], passes.bit_length()
         seen, before = seconds / passes, known.get(size)
-        if before is None:
+        if before is None or seen < before:  # the first run of a size carries what is made once
             known[size] = seen
-        elif seen < before:
-            known[size] = seen if size == min(known) else (before + seen) / 2
         else:
             known[size] = before + _LEARNING_RATE * (min(seen, _MOST_SURPRISE * before) - before)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -41,7 +42,9 @@ class Engine:
         self, limits: Limits | None = None, clock: Clock | None = None, observer: events.Observer = events.ignore
     ) -> None:
         self._limits, self._clock, self._observe = limits or Limits(), clock or MonotonicClock(), observer
-        self._queue, self._costs, self._shares = Queue(), Costs(), Shares()
+        self._queue, self._shares = Queue(), Shares()
+        self._costs = Costs()  # seconds that pass
+        self._busy = Costs()  # of a thread's own: what else the machine does makes no work longer
         self._runs: list[Run] = []
         self._lock = threading.Lock()  # of everything here but the device
         self._work_came = threading.Condition(self._lock)
@@ -140,7 +143,8 @@ class Engine:
                 self._device.release()
         if not ran:
             with self._lock:
-                self._call_thread()
+                if self._queue or self._runs:
+                    self._call_thread()
         return ran
 
     def drain(self, abandon: bool = False) -> None:
@@ -215,11 +219,14 @@ class Engine:
         if not isinstance(chosen, Ticket):
             return chosen if most_s == inf else None
         job = chosen.job
-        if most_s < inf and (chosen.cost_s > most_s or job.model.engine == "eager" or job.model.device != "cpu"):
-            return None
-        together_s = min(most_s, BATCH_S)
+        costs, together_s = self._costs, BATCH_S
+        if most_s < inf:
+            costs, together_s = self._busy, min(most_s, BATCH_S)
+            own_s = costs.estimate_s(job.kind, job.passes)
+            if own_s > most_s or job.model.engine == "eager" or job.model.device != "cpu":
+                return None
         return self._queue.take(chosen, lambda rows, passes: (
-            rows <= self._limits.rows and self._costs.estimate_s(job.kind, passes) <= together_s))
+            rows <= self._limits.rows and costs.estimate_s(job.kind, passes) <= together_s))
 
     # what runs; called with the device
 
@@ -282,19 +289,22 @@ class Engine:
 
     def _advance(self, run: Run) -> None:
         self._watch(run.tickets, run.cost_s)
-        before_s = run.spent_s
+        before_s, began_s = run.spent_s, time.thread_time()
         try:
             more = run.step()
+            if not more:
+                answers, happened = run.answers()
         finally:
+            run.busy_s += time.thread_time() - began_s
             self._tell_what_happened(run.retries())
             with self._lock:
                 self._shares.spent(run.model.name, run.spent_s - before_s)
         if more:
             return
-        answers, happened = run.answers()
         with self._lock:
             self._costs.finished(run.cost_s, run.spent_s)
             self._costs.learn(run.kind, run.passes, run.spent_s)
+            self._busy.learn(run.kind, run.passes, run.busy_s)
         self._end(run.tickets)
         for ticket, answer in zip(run.tickets, answers, strict=True):
             _tell(ticket, answer)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ class Run:
         """step_samples: of a row in one part, at most; None where memory alone bounds it."""
         self.tickets, self._clock = tickets, clock
         self.started = clock.now()
-        self.spent_s = self._last_s = 0.0
+        self.spent_s = self._last_s = self.busy_s = 0.0  # in all, in the last part, and of a thread's own time
         self._jobs = [ticket.job for ticket in tickets]
         self._retries = self.model.sampler.out_of_memory_retries
         self._steps: Steps[torch.Tensor] | Steps[Uncertainty] = self._begun(step_samples)
@@ -77,20 +76,19 @@ class Run:
             assert not isinstance(result, torch.Tensor)
             whole = uncertainty(self.model.manifest.task, first.options, result)
             happened.append(sampled(self._jobs, whole))
-        found = shared_out(whole, self._jobs)
         summary_s = self._clock.now() - ran
-        self.spent_s += summary_s
-        timings = [self._timings(ticket, summary_s) for ticket in self.tickets]
-        return [replace(a, timings_s=t) for a, t in zip(found, timings, strict=True)], happened
+        device_s, self.spent_s = self.spent_s, self.spent_s + summary_s
+        timings = [
+            {"queue": self.started - ticket.queued_at, "device": device_s, "summary": summary_s}
+            for ticket in self.tickets
+        ]
+        return shared_out(whole, self._jobs, timings), happened
 
     def retries(self) -> list[events.Event]:
         """Whether memory ran out since it was last asked."""
         before, self._retries = self._retries, self.model.sampler.out_of_memory_retries
         times = self._retries - before
         return [events.OutOfMemoryRetried(self.model.name, times)] if times else []
-
-    def _timings(self, ticket: Ticket, summary_s: float) -> Mapping[str, float]:
-        return {"queue": self.started - ticket.queued_at, "device": self.spent_s - summary_s, "summary": summary_s}
 
     def _begun(self, step_samples: int | None) -> Steps[torch.Tensor] | Steps[Uncertainty]:
         sampler, options = self.model.sampler, self._jobs[0].options

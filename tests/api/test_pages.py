@@ -71,7 +71,7 @@ def test_probes_may_ask_for_the_head_alone(client, path) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_the_contract_is_made_once_the_models_are_there_and_then_kept(client) -> None:
-    app = client.app
+    app = client.app.app
     assert app.openapi() is app.openapi()
 
 

@@ -242,7 +242,7 @@ def test_small_work_runs_on_the_callers_thread_and_other_work_does_not(model) ->
     assert done.is_set()
     assert not engine.run_small(1e-3)
     large = job(small, rows=64)
-    engine._costs.learn(large.kind, large.passes, 1.0)
+    engine._busy.learn(large.kind, large.passes, 1.0)
     done.clear()
     engine.admit(large, lambda outcome: done.set(), wake=False)
     assert not engine.run_small(1e-3)
