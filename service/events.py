@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     Numbers = Sequence[float] | NDArray[np.floating]
 
 
-@dataclass(frozen=True)
-class RequestAnswered:
+class RequestAnswered(NamedTuple):
     """code: "ok" or the error's code. model and version: None where the request named none that exists. stages:
     seconds, by decode, queue, device, summary and encode."""
 

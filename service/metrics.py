@@ -36,6 +36,7 @@ _ERROR = (0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0, 10.0,
 _COUNTED_TOGETHER = 256  # events: about a fifth of a millisecond
 NO_MODEL = ""  # the label of requests that named no model there is
 
+_Alike = tuple[str | None, str | None, str, str]  # model, version, mode and code
 M = TypeVar("M", bound="Counter | _Histogram")
 
 
@@ -61,6 +62,7 @@ class Metrics:
         """Called when something is to be counted after all was: whoever keeps time has it counted soon."""
         self._pending: deque[events.Event] = deque()
         self._counting = threading.Lock()
+        self._answered: defaultdict[_Alike, list[events.RequestAnswered]] = defaultdict(list)
         self._sums: defaultdict[Counter, float] = defaultdict(float)
         self._values: defaultdict[_Histogram, list[float]] = defaultdict(list)
         r = self.registry = CollectorRegistry()
@@ -136,7 +138,14 @@ class Metrics:
         """Counts what has been collected."""
         with self._counting:
             for _ in range(len(self._pending)):
-                self._on(self._pending.popleft())
+                event = self._pending.popleft()
+                if type(event) is events.RequestAnswered:  # nearly all of them
+                    self._answered[event.model, event.version, event.mode, event.code].append(event)
+                else:
+                    self._on(event)
+            for (model, version, mode, code), answered in self._answered.items():
+                self._count_answered(model or NO_MODEL, version or "", mode, code, answered)
+            self._answered.clear()
             for counter, amount in self._sums.items():
                 counter.inc(amount)
             for histogram, values in self._values.items():
@@ -148,13 +157,14 @@ class Metrics:
     def _on(self, event: object) -> None:
         raise TypeError(f"no metric listens to {type(event).__name__}")
 
-    @_on.register
-    def _(self, e: events.RequestAnswered) -> None:
-        model = e.model or NO_MODEL
-        self._sums[_labelled(self.requests, model, e.version or "", e.mode, e.code)] += 1
-        self._values[_labelled(self.request_seconds, model, e.mode)].append(e.seconds)
-        for stage, seconds in e.stages.items():
-            self._values[_labelled(self.stage_seconds, model, stage)].append(seconds)
+    def _count_answered(
+        self, model: str, version: str, mode: str, code: str, answered: Sequence[events.RequestAnswered]
+    ) -> None:
+        self.requests.labels(model, version, mode, code).inc(len(answered))
+        _labelled(self.request_seconds, model, mode).observe_all([e.seconds for e in answered])
+        for stage in {stage for e in answered for stage in e.stages}:
+            seconds = [e.stages[stage] for e in answered if stage in e.stages]
+            _labelled(self.stage_seconds, model, stage).observe_all(seconds)
 
     @_on.register
     def _(self, e: events.BatchRan) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,12 +17,14 @@ _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _KEY = "errorbar"
 
 
-@dataclass
 class Context:
-    request_id: str
-    clock: Clock
-    arrived: float
-    timings_s: dict[str, float] = field(default_factory=dict)
+    """headers: of the request; of one that stands twice, the last. timings_s: by stage, filled as it goes."""
+
+    __slots__ = ("arrived", "clock", "headers", "request_id", "timings_s")
+
+    def __init__(self, request_id: str, clock: Clock, arrived: float, headers: dict[bytes, bytes]) -> None:
+        self.request_id, self.clock, self.arrived, self.headers = request_id, clock, arrived, headers
+        self.timings_s: dict[str, float] = {}
 
 
 def context_of(scope: MutableMapping[str, object]) -> Context:
@@ -44,9 +45,10 @@ class ContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
-        request_id = given.decode() if _SANE_ID.fullmatch(given) else os.urandom(16).hex()
-        context = scope[_KEY] = Context(request_id, self._clock, self._clock.now())
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id")
+        request_id = given.decode() if given and _SANE_ID.fullmatch(given) else os.urandom(16).hex()
+        context = scope[_KEY] = Context(request_id, self._clock, self._clock.now(), headers)
 
         started = False
 
@@ -54,12 +56,10 @@ class ContextMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                timing = ", ".join(f"{stage};dur={s * 1e3:.3f}" for stage, s in context.timings_s.items())
-                total = (self._clock.now() - context.arrived) * 1e3
+                timings = {**context.timings_s, "total": self._clock.now() - context.arrived}
+                told = ", ".join([f"{stage};dur={s * 1e3:.3f}" for stage, s in timings.items()])
                 message["headers"] = [
-                    *message["headers"], (b"x-request-id", request_id.encode()),
-                    (b"server-timing", f"{timing + ', ' if timing else ''}total;dur={total:.3f}".encode()),
-                ]
+                    *message["headers"], (b"x-request-id", request_id.encode()), (b"server-timing", told.encode())]
             await send(message)
 
         try:

@@ -67,7 +67,7 @@ class Inference:
     async def _answered(
         self, scope: Scope, receive: Receive, context: Context, model: ReadyModel, mode: Mode
     ) -> tuple[str, bytes]:
-        headers = dict(scope["headers"])
+        headers = context.headers
         given_as, answered_as = media_type(headers), answer_type(headers)
         query = _query(scope["query_string"])
         held = Held(self._bodies)

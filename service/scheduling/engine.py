@@ -180,7 +180,7 @@ class Engine:
         least_s = cost_s if not job.partial else cost_s * min(1.0, LEAST_WHEN_CUT / job.samples)
         if self._backlog_s + cost_s <= left_s:
             return
-        wait_s = self._queue.ahead_s(job.priority, cost_s) / self._costs.drain_rate
+        wait_s = self._queue.ahead_s(job.priority, job.size) / self._costs.drain_rate
         if wait_s + least_s > left_s:
             raise DeadlineExceeded(
                 f"the answer would take about {wait_s + least_s:.3f} s, the deadline leaves {max(left_s, 0):.3f} s")
@@ -334,7 +334,7 @@ class Engine:
         with self._lock:
             self._runs = [run for run in self._runs if run.tickets is not tickets]
             for ticket in tickets:
-                ticket.alone = True
+                ticket.set_apart()
                 if ticket in again:
                     self._queue.add(ticket)
                 else:

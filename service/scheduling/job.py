@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from service.statistics.summary import Side, StopReason
 Mode = Literal["predict", "uncertainty"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 DEFAULT_PRIORITY = 5
+NO_TIMINGS: Mapping[str, float] = {}
 Array = NDArray[np.floating] | NDArray[np.integer]
 
 
@@ -39,6 +39,16 @@ class Options:
     first_row: int = field(default=0, compare=False)  # its place, where a long file is asked about in parts
     method: MethodChoice = "auto"
 
+    def __post_init__(self) -> None:
+        # it is part of every job's key, and asked for several times a request
+        told = (self.samples, self.seed, self.masks, self.design, self.quantiles, self.include_samples, self.tolerance,
+                self.decide, self.method)
+        object.__setattr__(self, "_hash", hash(told))
+
+    def __hash__(self) -> int:
+        found: int = self.__dict__["_hash"]
+        return found
+
     @property
     def stops_early(self) -> bool:
         """Whether a row may end before it has all its samples."""
@@ -55,63 +65,55 @@ class Options:
         return -(-self.samples // BLOCK) * BLOCK if self.design == "balanced" else self.samples
 
 
-@dataclass(frozen=True)
 class Job:
     """deadline: on the engine's clock, in seconds. priority: 0 to 9, higher first. partial: whether the answer is to
-    come by the deadline with the samples there are."""
+    come by the deadline with the samples there are. Not to be changed; all else follows from what it was made of:
 
-    model: ReadyModel
-    mode: Mode
-    inputs: Mapping[str, Tensor]
-    deadline: float
-    options: Options | None = None
-    priority: int = DEFAULT_PRIORITY
-    partial: bool = False
+    rows. samples: that each row needs, if it does not stop early; 1 where nothing is sampled. passes: rows × samples,
+    what the work is proportional to. size: of the work, as a power of two. method: how it is answered; None for a
+    prediction. kind: jobs of one kind cost alike for each pass. key: jobs of one key may be answered together, since a
+    row's answer is the same in any company.
+    """
 
-    @cached_property
-    def rows(self) -> int:
-        return len(next(iter(self.inputs.values())))
+    __slots__ = ("deadline", "inputs", "key", "kind", "method", "mode", "model", "options", "partial", "passes",
+                 "priority", "rows", "samples", "size")
+
+    def __init__(
+        self, model: ReadyModel, mode: Mode, inputs: Mapping[str, Tensor], deadline: float,
+        options: Options | None = None, priority: int = DEFAULT_PRIORITY, partial: bool = False,
+    ) -> None:
+        self.model, self.mode, self.inputs, self.deadline = model, mode, inputs, deadline
+        self.options, self.priority, self.partial = options, priority, partial
+        self.rows = len(next(iter(inputs.values())))
+        self.method: Method | None = None
+        self.samples, stops = 1, False
+        if options is not None:
+            self.method = model.sampler.method_for(options.method, options.keeps_samples)
+            stops = options.stops_early
+            if self.method != "closed_form":
+                self.samples = options.effective_samples
+        self.passes = self.rows * self.samples
+        self.size = self.passes.bit_length()
+        self.kind: Hashable = (model.name, model.version, mode, self.method, stops)
+        self.key: Hashable = (model.name, id(model.sampler), options)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The inputs in the manifest's order, as the sampler takes them."""
         return tuple(self.inputs.values())
 
-    @cached_property
-    def method(self) -> Method | None:
-        """How it is answered; None for a prediction."""
-        if self.options is None:
-            return None
-        return self.model.sampler.method_for(self.options.method, self.options.keeps_samples)
-
-    @cached_property
-    def passes(self) -> int:
-        """Rows × samples: what the work is proportional to, if no row stops early. A closed form costs each row
-        once."""
-        return self.rows * self.samples
-
-    @property
-    def samples(self) -> int:
-        """That each row needs, if it does not stop early; 1 where nothing is sampled."""
-        if self.options is None or self.method == "closed_form":
-            return 1
-        return self.options.effective_samples
-
-    @cached_property
-    def kind(self) -> Hashable:
-        """Jobs of one kind cost alike for each pass."""
-        stops = self.options is not None and self.options.stops_early
-        return self.model.name, self.model.version, self.mode, self.method, stops
-
-    @cached_property
-    def key(self) -> Hashable:
-        """Jobs of one key may be answered together: a row's answer is the same in any company."""
-        return id(self.model.sampler), self.mode, self.options
-
     @property
     def runs_alone(self) -> bool:
         """Whether its samples depend on its deadline, which is nobody else's."""
         return self.partial
+
+    def but(self, **changed: Any) -> Job:
+        """The same with something else in place of what it was made of."""
+        made_of = {name: getattr(self, name) for name in _MADE_OF}
+        return Job(**{**made_of, **changed})
+
+
+_MADE_OF = ("model", "mode", "inputs", "deadline", "options", "priority", "partial")
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,7 @@ class Stops:
             self.samples[part], self.se_df[part], self.stopped[part], self.settled[part], self.after_stopping[part])
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """arrays: rows first; a prediction has `values`, an uncertainty the names of the contract. None: does not exist.
     samples: that were drawn, 0 for a prediction and a closed form. method: None for a prediction. stops: where rows
     could stop early, or were cut short by their deadline; then NaN stands in a row that has no such number."""
@@ -140,4 +141,4 @@ class Answer:
     samples: int = 0
     method: Method | None = None
     stops: Stops | None = None
-    timings_s: Mapping[str, float] = field(default_factory=dict)
+    timings_s: Mapping[str, float] = NO_TIMINGS

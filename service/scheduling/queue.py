@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
 from itertools import count
-from math import frexp
-from typing import Any
 
 from service.repository import ReadyModel
 from service.scheduling.job import Answer, Job
@@ -20,28 +17,27 @@ STRETCH = 10.0
 Order = tuple[int, float, int]  # less is sooner
 
 
-@dataclass(eq=False)
 class Ticket:
     """A job's place in the engine. cost_s: expected, by itself. done: told the outcome, once, on the engine's thread
-    or on the one that runs small batches. order: priority first, then when it is due, then when it came."""
+    or on the one that runs small batches. order: priority first, then when it is due, then when it came. alone: it was
+    in a batch that failed, so it runs by itself. waits: in the queue. wanted: somebody waits for it."""
 
-    job: Job
-    cost_s: float
-    queued_at: float
-    done: Callable[[Outcome], None]
-    order: Order
-    alone: bool = False  # it was in a batch that failed: it runs by itself
-    waits: bool = field(default=True, init=False)  # in the queue
-    wanted: bool = field(default=True, init=False)  # somebody waits for it
+    __slots__ = ("alone", "cost_s", "done", "job", "key", "order", "queued_at", "waits", "wanted")
+
+    def __init__(
+        self, job: Job, cost_s: float, queued_at: float, done: Callable[[Outcome], None], order: Order
+    ) -> None:
+        self.job, self.cost_s, self.queued_at, self.done, self.order = job, cost_s, queued_at, done, order
+        self.key: Hashable = id(self) if job.runs_alone else job.key
+        self.alone, self.waits, self.wanted = False, True, True
 
     @property
     def model(self) -> ReadyModel:
         return self.job.model
 
-    @property
-    def key(self) -> Any:
-        """Jobs of one key may run together."""
-        return id(self) if self.alone or self.job.runs_alone else self.job.key
+    def set_apart(self) -> None:
+        """From now on it runs by itself. For a ticket that is not in the queue."""
+        self.alone, self.key = True, id(self)
 
 
 def due(job: Job, now: float, cost_s: float) -> float:
@@ -50,12 +46,12 @@ def due(job: Job, now: float, cost_s: float) -> float:
 
 
 class Queue:
-    """Tickets by model, and by what may run together; both in their order."""
+    """Tickets by what may run together, in their order; and of each model the groups, by their first ticket."""
 
     def __init__(self) -> None:
-        self._by_model: defaultdict[str, list[tuple[Order, Ticket]]] = defaultdict(list)
-        self._by_key: dict[Any, list[tuple[Order, Ticket]]] = {}
-        self._work = Counter[tuple[int, int]]()  # microseconds, by priority and size of the job
+        self._groups: dict[Hashable, list[tuple[Order, Ticket]]] = {}  # by key, each a heap
+        self._leaders: defaultdict[str, list[tuple[Order, int, Hashable]]] = defaultdict(list)  # by model, heaps
+        self._work: dict[tuple[int, int], list[float]] = {}  # seconds and jobs, by priority and size of the job
         self._sequence = count()
         self._waiting = 0
 
@@ -67,69 +63,87 @@ class Queue:
         return Ticket(job, cost_s, now, done, (-job.priority, due(job, now, cost_s), next(self._sequence)))
 
     def add(self, ticket: Ticket) -> None:
-        entry = ticket.order, ticket
-        heapq.heappush(self._by_model[ticket.job.model.name], entry)
-        heapq.heappush(self._by_key.setdefault(ticket.key, []), entry)
-        self._count(ticket, 1)
+        group = self._groups.get(ticket.key)
+        if group is None:
+            group = self._groups[ticket.key] = []
+        heapq.heappush(group, (ticket.order, ticket))
+        if group[0][1] is ticket:
+            heapq.heappush(self._leaders[ticket.job.model.name], (ticket.order, next(self._sequence), ticket.key))
         ticket.waits = True
+        self._waiting += 1
+        work = self._work.setdefault((ticket.job.priority, ticket.job.size), [0.0, 0])
+        work[0] += ticket.cost_s
+        work[1] += 1
 
     def remove(self, ticket: Ticket) -> None:
-        """It waits no more. Its entries go when they come to the front."""
-        ticket.waits = False
-        self._count(ticket, -1)
-        entries = self._by_key[ticket.key]
-        _forget_gone(entries)
-        if not entries:
-            del self._by_key[ticket.key]
+        """It waits no more."""
+        self._discount(ticket)
+        self._front(ticket.key)
 
-    def _count(self, ticket: Ticket, sign: int) -> None:
-        self._waiting += sign
-        place = ticket.job.priority, frexp(ticket.cost_s)[1]
-        self._work[place] += sign * round(ticket.cost_s * 1e6)
-        if self._work[place] <= 0:
+    def _discount(self, ticket: Ticket) -> None:
+        ticket.waits = False
+        self._waiting -= 1
+        place = ticket.job.priority, ticket.job.size
+        work = self._work[place]
+        work[0] -= ticket.cost_s
+        work[1] -= 1
+        if not work[1]:
             del self._work[place]
 
-    def ahead_s(self, priority: int, cost_s: float) -> float:
-        """Work that such a job would wait for, about: of higher priority, or of its own and no longer than itself."""
-        size = frexp(cost_s)[1]
+    def _front(self, key: Hashable) -> Ticket | None:
+        """The first of a group that still waits; a group without any is forgotten."""
+        group = self._groups.get(key)
+        if group is None:
+            return None
+        while group and not group[0][1].waits:
+            heapq.heappop(group)
+        if group:
+            return group[0][1]
+        del self._groups[key]
+        return None
+
+    def ahead_s(self, priority: int, size: int) -> float:
+        """Work that a job of that priority and size would wait for, about: of higher priority, or of its own and no
+        larger than itself."""
         return sum(
-            work for (other, other_size), work in self._work.items()
+            seconds for (other, other_size), (seconds, _) in self._work.items()
             if other > priority or (other == priority and other_size <= size)
-        ) / 1e6
+        )
 
     def first_of_each_model(self) -> Iterator[Ticket]:
-        for name in list(self._by_model):
-            entries = self._by_model[name]
-            _forget_gone(entries)
-            if entries:
-                yield entries[0][1]
+        for name in list(self._leaders):
+            leaders = self._leaders[name]
+            while leaders:
+                order, _, key = leaders[0]
+                first = self._front(key)
+                if first is None or first.order < order:  # gone, or told of by another entry
+                    heapq.heappop(leaders)
+                elif first.order > order:
+                    heapq.heapreplace(leaders, (first.order, next(self._sequence), key))
+                else:
+                    yield first
+                    break
             else:
-                del self._by_model[name]
+                del self._leaders[name]
 
     def take(self, first: Ticket, fits: Callable[[int, int], bool]) -> list[Ticket]:
-        """That ticket, the first of its model, and what may run with it, in their order. fits: whether so many rows and
+        """That ticket, the first of its group, and what may run with it, in their order. fits: whether so many rows and
         passes are not too much to run together."""
         taken, rows, passes = [first], first.job.rows, first.job.passes
-        self.remove(first)
-        while entries := self._by_key.get(first.key):
-            ticket = entries[0][1]
+        self._discount(first)
+        while (ticket := self._front(first.key)) is not None:
             rows, passes = rows + ticket.job.rows, passes + ticket.job.passes
             if not fits(rows, passes):
                 break
             taken.append(ticket)
-            self.remove(ticket)
+            self._discount(ticket)
         return taken
 
     def take_all(self) -> list[Ticket]:
         """Empties it."""
-        found = [ticket for entries in self._by_model.values() for _, ticket in entries if ticket.waits]
+        found = [ticket for group in self._groups.values() for _, ticket in group if ticket.waits]
         for ticket in found:
-            self.remove(ticket)
-        self._by_model.clear()
-        self._by_key.clear()
+            self._discount(ticket)
+        self._groups.clear()
+        self._leaders.clear()
         return found
-
-
-def _forget_gone(entries: list[tuple[Order, Ticket]]) -> None:
-    while entries and not entries[0][1].waits:
-        heapq.heappop(entries)

@@ -174,7 +174,7 @@ def test_a_job_that_runs_when_the_server_gives_up_ends_early(model) -> None:
 
             return Steps(work(), nullcontext)
 
-    stopped = replace(job(model, samples=20), model=replace(model, sampler=Interrupted(None)))  # type: ignore[arg-type]
+    stopped = job(model, samples=20).but(model=replace(model, sampler=Interrupted(None)))  # type: ignore[arg-type]
     with pytest.raises(Draining):
         engine.submit(stopped).result()
     assert chunks == [0, 1, 2, 3]
@@ -220,7 +220,7 @@ def test_memory_that_ran_out_is_told_even_where_the_job_failed(model) -> None:
     seen: list[events.Event] = []
     engine = Engine(observer=seen.append)
     for act in (lambda _: torch.ones(1, 2), never):
-        job_ = replace(job(model), model=replace(model, sampler=Cramped(act)))  # type: ignore[arg-type]
+        job_ = job(model).but(model=replace(model, sampler=Cramped(act)))  # type: ignore[arg-type]
         future = engine.submit(job_)
         assert (future.exception() is None) == (act is not never)
     engine.drain()
@@ -235,7 +235,7 @@ def test_a_closed_form_costs_a_row_once_and_teaches_nothing_about_samples(small_
     engine = Engine(clock=clock, observer=seen.append)
     inputs = {"x": torch.ones(3, 4)}
     exact = Job(height, "uncertainty", inputs, 0.5, Options(50, 0, "shared", "balanced"))
-    sampled = replace(exact, options=Options(50, 0, "shared", "balanced", method="sampled"))
+    sampled = exact.but(options=Options(50, 0, "shared", "balanced", method="sampled"))
     assert (exact.method, exact.passes, sampled.method, sampled.passes) == ("closed_form", 3, "sampled", 150)
 
     class Slow:
@@ -251,11 +251,11 @@ def test_a_closed_form_costs_a_row_once_and_teaches_nothing_about_samples(small_
 
             return Steps(work(), nullcontext)
 
-    slow = replace(exact, model=replace(height, sampler=Slow()), deadline=FOREVER)  # type: ignore[arg-type]
+    slow = exact.but(model=replace(height, sampler=Slow()), deadline=FOREVER)  # type: ignore[arg-type]
     assert engine.submit(slow).result().samples == 0
     with pytest.raises(DeadlineExceeded, match=r"about 1\.000 s"):
-        engine.submit(replace(exact, deadline=clock.now() + 0.5))
-    assert engine.submit(replace(sampled, deadline=clock.now() + 0.5)).result().samples == 50
+        engine.submit(exact.but(deadline=clock.now() + 0.5))
+    assert engine.submit(sampled.but(deadline=clock.now() + 0.5)).result().samples == 50
     engine.drain()
     drawn = [(e.samples, list(e.standard_error), e.zero_variance) for e in seen if isinstance(e, events.RowsSampled)]
     assert drawn[0] == ([0], [0.0] * 3, 0)

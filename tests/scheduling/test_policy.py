@@ -64,7 +64,7 @@ def test_what_has_one_key_runs_together_and_nothing_else(model) -> None:
     for other in ({"samples": 60}, {"samples": 50, "seed": 1}, {"samples": 50, "masks": "independent"}, {}):
         queued(queue, model, **other)
     failed = queue.ticket(job(model, samples=50), 0.0, 1.0, lambda outcome: None)
-    failed.alone = True
+    failed.set_apart()
     queue.add(failed)
     cut = queued(queue, model, samples=50, partial=True)
     batches = everything(queue, most=100)
@@ -116,20 +116,21 @@ def test_a_ticket_that_left_is_not_taken_and_leaves_nothing_behind(model) -> Non
     queue.remove(gone)
     queue.remove(lone)
     assert everything(queue, most=10) == [[kept]]
-    assert not queue._by_key
     assert not list(queue.first_of_each_model())
-    assert not queue._by_model
-    assert queue.ahead_s(0, 1e9) == 0
+    assert not queue._groups
+    assert not queue._leaders
+    assert queue.ahead_s(0, 99) == 0
 
 
 def test_work_ahead_is_that_of_higher_priority_and_of_jobs_no_longer(model) -> None:
     queue = Queue()
-    for cost_s, priority in ((1.0, 5), (100.0, 5), (10.0, 7), (10.0, 3)):
-        queued(queue, model, cost_s=cost_s, priority=priority)
-    assert queue.ahead_s(5, 1.0) == pytest.approx(11.0)
-    assert queue.ahead_s(5, 100.0) == pytest.approx(111.0)
-    assert queue.ahead_s(8, 1.0) == 0
-    assert queue.ahead_s(0, 1.0) == pytest.approx(121.0)
+    for rows, priority in ((1, 5), (100, 5), (10, 7), (10, 3)):
+        queued(queue, model, cost_s=float(rows), rows=rows, priority=priority)
+    one, hundred = job(model).size, job(model, rows=100).size
+    assert queue.ahead_s(5, one) == pytest.approx(11.0)
+    assert queue.ahead_s(5, hundred) == pytest.approx(111.0)
+    assert queue.ahead_s(8, one) == 0
+    assert queue.ahead_s(0, one) == pytest.approx(121.0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 100), st.floats(0, 10), st.integers(1, 9), st.booleans()),
