@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +33,16 @@ class Running:
 
 
 @contextmanager
-def served(*arguments: str, ready: bool = True, **settings: str) -> Iterator[Running]:
+def served(
+    *arguments: str, ready: bool = True, program: Sequence[str] = ("-m", "service"), **settings: str
+) -> Iterator[Running]:
     """`errorbar serve` with these arguments and settings; ended by its own process id whatever happens."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ERRORBAR_")}
     environment |= {f"ERRORBAR_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve", "--port", "0", "--device", "cpu", *arguments],
-        cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        [sys.executable, *program, "serve", "--port", "0", "--device", "cpu", *arguments],
+        cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        text=True,
     )
     running = Running(process, "", [])
     try:

@@ -1,0 +1,104 @@
+"""Between the event loop and the engine: who leaves, who runs out of time, and how much is in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.api.app import Server, create_app
+from service.api.bodies import Bodies, Held
+from service.clock import MonotonicClock
+from service.errors import Overloaded
+from service.scheduling import Engine
+from service.settings import Settings
+
+UNCERTAIN = "/v1/models/flowers:uncertainty"
+LONG = {"instances": [[1.0, 12.0, 2.0]] * 90, "samples": 10_000}
+
+
+@pytest.fixture
+def server(small_models: Path) -> Server:
+    server = Server(Settings(models=small_models, device="cpu"), MonotonicClock())
+    server.load()
+    return server
+
+
+async def exchange(app: Any, body: bytes, left: asyncio.Event | None = None) -> tuple[int, dict[str, Any]]:
+    """One request. left: set when its client leaves."""
+    said, sent = [{"type": "http.request", "body": body, "more_body": False}], []
+
+    async def receive() -> dict[str, Any]:
+        if said:
+            return said.pop()
+        await (left or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app({"type": "http", "method": "POST", "path": UNCERTAIN, "query_string": b"", "headers": [
+        (b"content-length", str(len(body)).encode())]}, receive, send)
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+def test_a_client_that_leaves_gives_its_job_up(server) -> None:
+    async def main() -> tuple[int, dict[str, Any]]:
+        left = asyncio.Event()
+        app = create_app(server.settings, state=server)
+        asking = asyncio.create_task(exchange(app, json.dumps(LONG).encode(), left))
+        asyncio.get_running_loop().call_later(0.001, left.set)
+        return await asking
+
+    status, problem = asyncio.run(main())
+    assert (status, problem["code"]) == (400, "client_disconnected")
+    server.engine.drain()
+    assert server.engine.rows["flowers"] == 0
+
+
+def test_a_deadline_that_passes_is_told_when_it_passes(server, monkeypatch) -> None:
+    monkeypatch.setattr(Engine, "_check_deadline", lambda *given: None)  # as if it had looked possible
+    body = json.dumps({**LONG, "timeout_ms": 60}).encode()
+    status, problem = asyncio.run(exchange(create_app(server.settings, state=server), body))
+    assert (status, problem["code"]) == (504, "deadline_exceeded")
+    server.engine.drain()
+
+
+def test_a_partial_answer_comes_with_what_there_is(server) -> None:
+    body = json.dumps({**LONG, "timeout_ms": 40, "on_deadline": "partial"}).encode()
+    status, answer = asyncio.run(exchange(create_app(server.settings, state=server), body))
+    assert status == 200
+    for row in answer["predictions"]:
+        assert row["stopped"] == "deadline"
+        assert 20 <= row["samples"] < 10_000
+        assert row["samples"] % 10 == 0
+        assert row["se_df"] == row["samples"] // 10 - 1
+        assert max(row["mean_se"]) > 0
+    server.engine.drain()
+
+
+def test_more_bodies_than_memory_is_meant_to_hold_are_refused() -> None:
+    bodies = Bodies(limit=100, together=150)
+    first, second = Held(bodies), Held(bodies)
+    first.take(100)
+    with pytest.raises(Overloaded) as refused:
+        second.take(60)
+    assert refused.value.retry_after_s == 1.0
+    first.let_go()
+    second.take(60)
+    second.let_go()
+    second.let_go()
+    assert bodies.held == 0
+
+
+def test_a_refused_body_holds_nothing(server) -> None:
+    limited = Settings(models=server.settings.models, device="cpu", waiting_bytes=10)
+    server.settings = limited
+    app = create_app(limited, state=server)
+    for _ in range(3):
+        status, problem = asyncio.run(exchange(app, b'{"instances": [[1, 2, 3]]}'))
+        assert (status, problem["code"]) == (429, "overloaded")
+    server.engine.drain()
