@@ -44,7 +44,7 @@ def test_every_block_runs_and_prints_what_stands_below_it(bundled, tmp_path) -> 
         elif block.kind in ("json", "text") and block.follows:
             assert same(printed, block.text), f"printed:\n{printed}\nthe README says:\n{block.text}"
             compared += 1
-    assert compared == 6
+    assert compared == 7
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:
