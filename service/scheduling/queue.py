@@ -51,6 +51,7 @@ class Queue:
     def __init__(self) -> None:
         self._groups: dict[Hashable, list[tuple[Order, Ticket]]] = {}  # by key, each a heap
         self._leaders: defaultdict[str, list[tuple[Order, int, Hashable]]] = defaultdict(list)  # by model, heaps
+        self._leading: dict[Hashable, Order] = {}  # by key, of the one entry among the leaders that counts
         self._work: dict[tuple[int, int], list[float]] = {}  # seconds and jobs, by priority and size of the job
         self._sequence = count()
         self._waiting = 0
@@ -67,7 +68,9 @@ class Queue:
         if group is None:
             group = self._groups[ticket.key] = []
         heapq.heappush(group, (ticket.order, ticket))
-        if group[0][1] is ticket:
+        leading = self._leading.get(ticket.key)
+        if leading is None or ticket.order < leading:
+            self._leading[ticket.key] = ticket.order
             heapq.heappush(self._leaders[ticket.job.model.name], (ticket.order, next(self._sequence), ticket.key))
         ticket.waits = True
         self._waiting += 1
@@ -115,11 +118,14 @@ class Queue:
             leaders = self._leaders[name]
             while leaders:
                 order, _, key = leaders[0]
-                first = self._front(key)
-                if first is None or first.order < order:  # gone, or told of by another entry
+                if self._leading.get(key) != order:  # another entry counts
                     heapq.heappop(leaders)
-                elif first.order > order:
+                elif (first := self._front(key)) is None:
+                    heapq.heappop(leaders)
+                    del self._leading[key]
+                elif first.order != order:  # its first has gone
                     heapq.heapreplace(leaders, (first.order, next(self._sequence), key))
+                    self._leading[key] = first.order
                 else:
                     yield first
                     break
@@ -146,4 +152,5 @@ class Queue:
             self._discount(ticket)
         self._groups.clear()
         self._leaders.clear()
+        self._leading.clear()
         return found

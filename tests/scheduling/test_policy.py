@@ -119,7 +119,21 @@ def test_a_ticket_that_left_is_not_taken_and_leaves_nothing_behind(model) -> Non
     assert not list(queue.first_of_each_model())
     assert not queue._groups
     assert not queue._leaders
+    assert not queue._leading
     assert queue.ahead_s(0, 99) == 0
+
+
+def test_a_queue_that_is_filled_and_emptied_again_and_again_does_not_grow(model) -> None:
+    queue = Queue()
+    for turn in range(50):
+        for _ in range(5):
+            queued(queue, model, now=float(turn))
+        queued(queue, model, now=float(turn), priority=turn % 10)
+        next(iter(queue.first_of_each_model()))
+        while (first := next(queue.first_of_each_model(), None)) is not None:
+            queue.take(first, lambda rows, passes: rows <= 4)
+            assert len(queue._leaders["flowers"]) <= 3
+    assert not queue._leaders
 
 
 def test_work_ahead_is_that_of_higher_priority_and_of_jobs_no_longer(model) -> None:
