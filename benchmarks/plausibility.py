@@ -56,11 +56,11 @@ def wrong(port: int, route: Route, known: Truth) -> str:
         return f"answers: {result.counts()}"
     answers = [route.read(json.loads(result.bodies[n])) for n in range(len(requests))]
     mean = np.stack([answer[0] for answer in answers]).reshape(CALLS, ROWS, -1)
-    if answers[0][1] is None:
+    stds = [answer[1] for answer in answers if answer[1] is not None]
+    if not stds:
         apart = float(np.abs(mean - known.plain).max())
         return f"probabilities are off by {apart:.2g}" if apart > _ROUNDING else ""
-    std = np.stack([answer[1] for answer in answers]).reshape(CALLS, ROWS, -1)
-    return unlike(mean, std, known)
+    return unlike(mean, np.stack(stds).reshape(CALLS, ROWS, -1), known)
 
 
 def unlike(mean: NDArray[np.float64], std: NDArray[np.float64], known: Truth) -> str:
