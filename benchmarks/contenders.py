@@ -139,7 +139,8 @@ CONTENDERS = {
         _python("litserve"), ["-m", "benchmarks.serving_peers.litserve_server"], _workers, "/health",
         {"uncertainty": Route(_instances("/predict"), _of_lists)}),
     "MLServer, adaptive batching": Contender(
-        _python("mlserver"), ["-m", "mlserver.cli.main", "start", "benchmarks/serving_peers/mlserver"], _mlserver,
+        _python("mlserver"),
+        ["-c", "from mlserver.cli import main; main()", "start", "benchmarks/serving_peers/mlserver"], _mlserver,
         "/v2/models/digits/ready", {"uncertainty": Route(_infer, _of_outputs)}),
 }
 

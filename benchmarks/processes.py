@@ -20,7 +20,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class DidNotStart(Exception):
-    """The message has the end of its log."""
+    """The message is a line of its log: the last that speaks of an error, or else the last."""
 
 
 @contextmanager
@@ -38,13 +38,14 @@ def started(
         _wait_until_ready(process, ready_url, log)
         yield process.pid
     finally:
+        all_of_it = tree(process.pid)
         process.terminate()
         try:
             process.wait(_END_S)
         except subprocess.TimeoutExpired:
             pass
         finally:
-            _end_session(process)
+            _end_session(process, all_of_it)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
@@ -56,10 +57,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(_POLL_S)
-    raise DidNotStart(log.read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "it said nothing")
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
+    raise DidNotStart([line for line in lines if "Error" in line or line is lines[-1]][-2:][0])
 
 
-def _end_session(process: subprocess.Popen[bytes]) -> None:
+def _end_session(process: subprocess.Popen[bytes], started_by_it: Sequence[int]) -> None:
     """Its session is its own, so that this reaches what it started and left, and nothing else."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -67,6 +69,17 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
         return
     finally:
         process.wait()
+    end = time.monotonic() + _END_S
+    while any(map(runs, started_by_it)) and time.monotonic() < end:
+        time.sleep(_POLL_S)
+
+
+def runs(pid: int) -> bool:
+    """A process that ended may stay in the table until whoever is its parent now looks."""
+    try:
+        return _fields(Path(f"/proc/{pid}/stat"))[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def free_port(together: int = 3) -> int:

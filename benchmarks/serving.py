@@ -105,7 +105,7 @@ def server_measured(contender: Contender, cores: Sequence[int], plan: Plan, know
                 time.sleep(plan.idle_s)
                 idle = (cpu_s(pid) - before) / plan.idle_s
         except DidNotStart as e:
-            return {"failed": f"did not start: {str(e).splitlines()[-1]}"}
+            return {"failed": f"did not start: {e}"}
     return {"routes": routes, "memory_mib": memory / 2**20, "idle_cpu_percent": idle * 100}
 
 
