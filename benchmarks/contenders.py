@@ -33,13 +33,15 @@ class Route:
 
 @dataclass(frozen=True)
 class Contender:
-    """python: of its environment. environment: (port, cores) to variables. ready: answers 200 once it serves."""
+    """python: of its environment. environment: (port, cores) to variables. ready: answers 200 once it serves, with the
+    text that `whole` gives for so many cores in it once all of its processes do."""
 
     python: Path
     arguments: Sequence[str]
     environment: Callable[[int, int], Mapping[str, str]]
     ready: str
     routes: Mapping[str, Route]
+    whole: Callable[[int], str] = lambda cores: ""
 
     @property
     def installed(self) -> bool:
@@ -94,7 +96,9 @@ def _errorbar(workers: Callable[[int], int]) -> Contender:
         return {"ERRORBAR_PORT": str(port), "ERRORBAR_DEVICE": "cpu", "ERRORBAR_THREADS": str(max(1, cores // many)),
                 "ERRORBAR_WORKERS": str(many)}
 
-    return Contender(Path(sys.executable), ["-m", "service", "serve"], environment, "/readyz", _ERRORBAR_ROUTES)
+    return Contender(
+        Path(sys.executable), ["-m", "service", "serve"], environment, "/metrics", _ERRORBAR_ROUTES,
+        lambda cores: f"\nerrorbar_processes {workers(cores)}.0\n")
 
 
 def _workers(port: int, cores: int) -> dict[str, str]:

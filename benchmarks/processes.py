@@ -25,17 +25,18 @@ class DidNotStart(Exception):
 
 @contextmanager
 def started(
-    command: Sequence[str], environment: Mapping[str, str], cores: Sequence[int], ready_url: str, log: Path
+    command: Sequence[str], environment: Mapping[str, str], cores: Sequence[int], ready_url: str, log: Path,
+    whole: str = "",
 ) -> Iterator[int]:
-    """The process id of a server that answers 200 at ready_url, pinned to these cores; ended afterwards, with every
-    process that it started. DidNotStart."""
+    """The process id of a server that answers 200 at ready_url, with `whole` in its answer, pinned to these cores; ended
+    afterwards, with every process that it started. DidNotStart."""
     with log.open("w", encoding="utf-8") as written:
         process = subprocess.Popen(
             ["taskset", "--cpu-list", ",".join(map(str, cores)), *command], cwd=ROOT, start_new_session=True,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, stdout=written, stderr=subprocess.STDOUT,
         )
     try:
-        _wait_until_ready(process, ready_url, log)
+        _wait_until_ready(process, ready_url, log, whole)
         yield process.pid
     finally:
         all_of_it = tree(process.pid)
@@ -48,15 +49,16 @@ def started(
             _end_session(process, all_of_it)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, whole: str) -> None:
     end = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < end:
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
-                if answer.status == 200:
+                if answer.status == 200 and whole in answer.read().decode():
                     return
         except (urllib.error.URLError, OSError):
-            time.sleep(_POLL_S)
+            pass
+        time.sleep(_POLL_S)
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
     raise DidNotStart([line for line in lines if "Error" in line or line is lines[-1]][-2:][0])
 

@@ -95,7 +95,7 @@ def server_measured(contender: Contender, cores: Sequence[int], plan: Plan, know
     with tempfile.TemporaryDirectory() as folder:
         try:
             environment = contender.environment(port, len(cores))
-            with started(command, environment, cores, url, Path(folder) / "log") as pid:
+            with started(command, environment, cores, url, Path(folder) / "log", contender.whole(len(cores))) as pid:
                 verdicts = {name: wrong(port, route, known) for name, route in contender.routes.items()}
                 routes = {name: {"wrong": verdicts[name], **route_measured(port, pid, route, plan, seed)}
                           for name, route in contender.routes.items()}

@@ -79,9 +79,9 @@ def serve(
     settings = read_settings({"models": models, "host": host, "port": port, "device": device, "threads": threads,
                               "workers": workers})
     if settings.workers > 1:
-        from service.workers import supervise
+        from service.workers import hand_over
 
-        raise typer.Exit(supervise(settings))
+        hand_over(settings.model_dump(mode="json"))
     from service.server import run
 
     raise typer.Exit(run(settings))

@@ -122,8 +122,7 @@ class Metrics:
             "errorbar_device_memory_bytes", "Weights that the engine holds.", ["device"], registry=r,
             multiprocess_mode="livesum")
         self.processes = Gauge(
-            "errorbar_processes", "Processes that serve.", registry=r, multiprocess_mode="livesum")
-        self.processes.set(1)
+            "errorbar_processes", "Processes that have all models loaded.", registry=r, multiprocess_mode="livesum")
         build = Info("errorbar_build", "The running program.", registry=r)
         build.info({"version": service.__version__})
         self._shown = registry_of_all(build) or r

@@ -66,6 +66,22 @@ class Settings(BaseSettings):
         return Limits(**{limit.name: getattr(self, limit.name) for limit in fields(Limits)})
 
 
+class _Settled(Settings):
+    model_config = SettingsConfigDict(toml_file=None)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def settled(values: Mapping[str, Any]) -> Settings:
+    """The settings that another process of this server read: whatever has been written into the file since, a worker
+    that is replaced serves as the others do."""
+    return _Settled(**values)
+
+
 def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings in force. `overrides` come from the command line; None values are left out. InvalidSettings names
     the setting and where it stands: an unknown name is refused everywhere, since a typo would otherwise change

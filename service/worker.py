@@ -10,8 +10,8 @@ import sys
 import threading
 
 from service.server import run
-from service.settings import Settings
-from service.workers import listeners
+from service.settings import settled
+from service.shared_port import listeners
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     told = json.loads(_line(sys.stdin.fileno()))
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s worker %(process)d: %(message)s", stream=sys.stderr)
-    settings = Settings.model_validate(told["settings"])
+    settings = settled(told["settings"])
     threading.Thread(target=_end_with_parent, name="errorbar-parent", daemon=True).start()
     return run(settings, listeners(settings.host, settings.port, shared=True), told["load_first"])
 

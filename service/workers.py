@@ -1,11 +1,10 @@
 """Several processes that serve one port: a parent that starts them, replaces those that die, and ends them together.
 
-Each worker has a listening socket of its own (SO_REUSEPORT): see docs/decisions/0011-workers.md.
+The parent's process is `python -m service.workers`; see docs/decisions/0011-workers.md.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -15,16 +14,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from prometheus_client import multiprocess
 
 from service.clock import Clock, MonotonicClock
 from service.errors import InvalidSettings
-from service.settings import Settings
+from service.shared_port import holding
 
 log = logging.getLogger("errorbar")
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client reads it when it is imported
@@ -40,19 +40,30 @@ class Worker:
     deaths: int  # in a row, of workers in this one's place that lived for less than a minute
 
 
-def supervise(settings: Settings) -> int:
-    """Serves with `settings.workers` processes until a signal; returns 0 only where every one of them drained, answered
-    what it had admitted and returned 0. InvalidSettings where this system cannot share a port."""
+def hand_over(settings: Mapping[str, Any]) -> NoReturn:
+    """Makes this process the parent of `settings["workers"]` workers: it runs this module from here on, without torch
+    and the models' code in its memory. settings: plain values, as JSON has them. InvalidSettings where this system
+    cannot share a port."""
     if sys.platform != "linux":
         raise InvalidSettings("workers: more than 1 needs Linux, which shares the connections of a port out")
+    written = os.memfd_create("errorbar-settings", 0)
+    os.write(written, json.dumps(settings).encode())
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "service.workers", str(written)])
+
+
+def supervise(settings: Mapping[str, Any]) -> int:
+    """Serves until a signal; returns 0 only where every worker drained, answered what it had admitted and returned 0.
+    """
     with ExitStack() as held:
         try:
-            port = held.enter_context(_holding(settings.host, settings.port))
+            port = held.enter_context(holding(settings["host"], settings["port"]))
         except OSError as e:
-            log.error("cannot listen on %s port %d: %s", settings.host, settings.port, e.strerror)
+            log.error("cannot listen on %s port %d: %s", settings["host"], settings["port"], e.strerror)
             return 1
         folder = held.enter_context(tempfile.TemporaryDirectory(prefix="errorbar-metrics-"))
-        own = settings.model_copy(update={"port": port, "threads": settings.threads or threads_each(settings.workers)})
+        threads = settings["threads"] or threads_each(settings["workers"])
+        own = {**settings, "port": port, "threads": threads}
         return Supervisor(own, Path(folder), MonotonicClock()).run()
 
 
@@ -67,52 +78,10 @@ def pause_s(deaths: int) -> float:
     return min(_LONGEST_PAUSE_S, 0.5 * 2 ** (deaths - 2)) if deaths > 1 else 0.0
 
 
-def listeners(host: str, port: int, shared: bool) -> list[socket.socket]:
-    """Sockets for every address of the host, bound and not listening yet. shared: others may bind the same port.
-    OSError where there is none; an address of a kind that this machine lacks is left out if it has another."""
-    made: list[socket.socket] = []
-    lacking: OSError | None = None
-    with ExitStack() as undone:
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            try:
-                one = undone.enter_context(socket.socket(family, kind, protocol))
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                if shared:
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                one.bind((address[0], made[0].getsockname()[1] if made else port, *address[2:]))
-                made.append(one)
-            except OSError as e:
-                if e.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    raise
-                lacking = e
-        if lacking is not None and not made:
-            raise lacking
-        undone.pop_all()
-    return made
-
-
-@contextmanager
-def _holding(host: str, port: int) -> Iterator[int]:
-    """The port, bound by this process so that no other server takes it, and then opened to the workers. A socket that
-    shares its port from the start could be bound beside another server's, and each would get some of its requests."""
-    held = listeners(host, port, shared=False)
-    try:
-        for one in held:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        yield held[0].getsockname()[1]
-    finally:
-        for one in held:
-            one.close()
-
-
 class Supervisor:
-    def __init__(self, settings: Settings, metrics: Path, clock: Clock) -> None:
+    def __init__(self, settings: Mapping[str, Any], metrics: Path, clock: Clock) -> None:
         self._settings, self._metrics, self._clock = settings, metrics, clock
-        self._workers: list[Worker | None] = [None] * settings.workers
+        self._workers: list[Worker | None] = [None] * settings["workers"]
         self._due: dict[int, tuple[float, int]] = {}  # when an empty place is filled, and after how many deaths
         self._told: list[int] = []  # signals that were not forwarded yet
 
@@ -137,7 +106,7 @@ class Supervisor:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        told = {"settings": self._settings.model_dump(mode="json"), "load_first": not listens_at_once}
+        told = {"settings": self._settings, "load_first": not listens_at_once}
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(told).encode() + b"\n")
@@ -176,7 +145,7 @@ class Supervisor:
         living = [worker for worker in self._workers if worker is not None]
         well = len(living) == len(self._workers)
         log.info("workers told to end: %d", len(living))
-        until = self._clock.now() + self._settings.grace_s + _LAST_S
+        until = self._clock.now() + self._settings["grace_s"] + _LAST_S
         while living:
             for number in self._told:
                 for worker in living:
@@ -227,3 +196,15 @@ def _sleep(woken: socket.socket, seconds: float) -> None:
 
 def _ended(status: int) -> str:
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    with os.fdopen(int(sys.argv[1]), "rb") as written:
+        written.seek(0)
+        settings = json.load(written)
+    return supervise(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -150,6 +150,7 @@ async def _load(state: Server) -> None:
     it ends with status 1."""
     try:
         await asyncio.to_thread(state.load)
+        state.metrics.processes.set(1)
         log.info("ready: %s", ", ".join(f"{name}/{version}" for name, version in state.repository.versions))
     except Draining:
         log.info("going down before the models were loaded")

@@ -158,7 +158,7 @@ def test_a_started_server_and_what_it_started_are_measured_and_ended(tmp_path) -
 
 def test_a_server_that_does_not_start_says_why(tmp_path) -> None:
     command = ["bash", "-c", "echo one; echo 'ValueError: no such model'; echo bye; exit 1"]
-    with pytest.raises(DidNotStart, match="^ValueError: no such model"), \
+    with pytest.raises(DidNotStart, match=r"^ValueError: no such model"), \
             started(command, {}, [0], f"http://127.0.0.1:{free_port()}/", tmp_path / "log"):
         pass
 

@@ -21,7 +21,8 @@ from benchmarks.load import closed_loop, loopback
 from benchmarks.outcomes import Result
 from benchmarks.traffic import http_post
 from service.errors import InvalidSettings
-from service.workers import listeners, pause_s, supervise, threads_each
+from service.shared_port import listeners
+from service.workers import hand_over, pause_s, threads_each
 from tests.process.conftest import ROOT, Running, served
 from tests.process.test_server import FLOWERS, Exchange
 
@@ -163,6 +164,12 @@ def test_workers_whose_parent_was_killed_free_the_port(one_model) -> None:
             httpx.get(f"{server.url}/healthz")
 
 
+def test_the_parent_of_workers_holds_no_torch() -> None:
+    code = "import sys, service.workers; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert {"torch", "numpy", "fastapi", "pydantic"} & set(done.stdout.split()) == set()
+
+
 def test_a_place_whose_workers_die_young_stays_empty_longer_and_longer() -> None:
     assert [pause_s(deaths) for deaths in (1, 2, 3, 4, 100)] == [0.0, 0.5, 1.0, 2.0, 30.0]
 
@@ -186,4 +193,4 @@ def test_a_host_of_several_addresses_has_the_same_port_at_each() -> None:
 def test_a_system_that_cannot_share_a_port_is_told_so(monkeypatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(InvalidSettings, match="workers: more than 1 needs Linux"):
-        supervise(None)
+        hand_over({})
