@@ -28,8 +28,8 @@ def started(
     command: Sequence[str], environment: Mapping[str, str], cores: Sequence[int], ready_url: str, log: Path,
     whole: str = "",
 ) -> Iterator[int]:
-    """The process id of a server that answers 200 at ready_url, with `whole` in its answer, pinned to these cores; ended
-    afterwards, with every process that it started. DidNotStart."""
+    """The process id of a server that answers 200 at ready_url, with `whole` in its answer, pinned to these cores;
+    ended afterwards, with every process that it started. DidNotStart."""
     with log.open("w", encoding="utf-8") as written:
         process = subprocess.Popen(
             ["taskset", "--cpu-list", ",".join(map(str, cores)), *command], cwd=ROOT, start_new_session=True,

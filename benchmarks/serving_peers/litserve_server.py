@@ -34,7 +34,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]  # not installed where types a
 if __name__ == "__main__":
     workers = int(os.environ["WORKERS"])
     server = litserve.LitServer(
-        Api(max_batch_size=64, batch_timeout=0.001), accelerator="cpu", workers_per_device=workers, fast_queue=True)
+        Api(max_batch_size=64, batch_timeout=0.005), accelerator="cpu", workers_per_device=workers, fast_queue=True)
     server.run(
         host="127.0.0.1", port=int(os.environ["PORT"]), num_api_servers=workers, generate_client_file=False,
         log_level="warning",
