@@ -1,10 +1,13 @@
 # `make serve` and `make test` make .venv and install what they need; when nothing changed they start at once.
 # Everything runs as .venv/bin/python -m NAME: it works in any folder, one with a space in its name too.
-.PHONY: serve test lint bench-engine bench-loop bench-statistics bench-gpu bench-masks recipes clean
+.PHONY: serve test lint bench-engine bench-serving bench-loop bench-statistics bench-gpu bench-masks recipes clean
 .NOTPARALLEL:
 
 modern = $(shell "$(1)" -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)
 PYTHON ?= $(or $(call modern,python3.11),$(call modern,python3))
+
+# The servers that Errorbar is compared with.
+SERVERS := fastapi litserve mlserver
 
 serve: .venv/.serve
 	exec .venv/bin/python -m service serve $(ARGS)
@@ -18,6 +21,9 @@ lint: .venv/.lint
 
 bench-engine: .venv-peers/.ready
 	.venv-peers/bin/python -W ignore -m benchmarks.versus $(ARGS)
+
+bench-serving: .venv/.serve $(SERVERS:%=.venv-serving/%/.ready)
+	.venv/bin/python -W ignore -m benchmarks.serving $(ARGS)
 
 bench-loop: .venv/.serve
 	.venv/bin/python -W ignore -m benchmarks.engine $(ARGS)
@@ -35,7 +41,7 @@ recipes: .venv/.recipes
 	set -e; for folder in models/repository/*; do .venv/bin/python -W ignore -m "models.recipes.$${folder##*/}"; done
 
 clean:
-	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-peers .venv-serving build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 # A stamp says that .venv holds what its target needs: the package itself, editable, with these extras.
 EXTRAS.test := [test]
@@ -65,5 +71,11 @@ PIP = $(@D)/bin/python -m pip install --disable-pip-version-check --constraint c
 	$(PIP) --no-deps --requirement benchmarks/peers.txt
 	@touch $@
 
+# Each in a place of its own: what they need excludes each other. One that cannot be installed is left out of the table.
+.venv-serving/%/.ready: benchmarks/serving_peers/%.txt constraints.txt .venv-serving/%/bin/python
+	$(venv)
+	$(@D)/bin/python -m pip install --disable-pip-version-check $(if $(findstring fastapi,$@),--constraint constraints.txt) \
+	  $(PIP_OPTIONS) --requirement $< && touch $@ || echo '$(@D) cannot be made: that server is left out' >&2
+
 # No recipe: a Python that is gone or was upgraded makes the stamps out of date.
-.venv/bin/python .venv-peers/bin/python:
+.venv/bin/python .venv-peers/bin/python $(SERVERS:%=.venv-serving/%/bin/python):

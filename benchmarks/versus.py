@@ -123,7 +123,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None], done: Cal
     passes, calls = (1000, 10) if arguments.quick else (3000, 20)
     nets: dict[str, Any] = {}
     result: Result = {
-        "date": datetime.date.today().isoformat(), "machine": machine(), "commit": _commit(), "peers": versions(),
+        "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(), "peers": versions(),
         "samples": SAMPLES, "budget_s": arguments.budget, "networks": nets,
     }
     for name in arguments.nets:
@@ -226,7 +226,7 @@ def _shown_time(table: dict[str, Any], one: Cell, name: str) -> str:
     return text if right else f"{text} ✗"
 
 
-def _commit() -> str:
+def commit() -> str:
     done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 

@@ -70,13 +70,20 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port, 0 to 65535; 8080 by default, 0 takes a free one.")] = None,
     device: Device = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of one pass.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share the port; 1 by default.")] = None,
 ) -> None:
     """Serve all models over REST until Ctrl-C or SIGTERM."""
-    from service.server import run
     from service.settings import read_settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    settings = read_settings({"models": models, "host": host, "port": port, "device": device, "threads": threads})
+    settings = read_settings({"models": models, "host": host, "port": port, "device": device, "threads": threads,
+                              "workers": workers})
+    if settings.workers > 1:
+        from service.workers import hand_over
+
+        hand_over(settings.model_dump(mode="json"))
+    from service.server import run
+
     raise typer.Exit(run(settings))
 
 

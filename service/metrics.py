@@ -25,6 +25,7 @@ from prometheus_client import (
 
 import service
 from service import events
+from service.all_workers import registry_of_all
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _STAGE_SECONDS = (0.0001, 0.00025, 0.0005, *_SECONDS)
@@ -77,7 +78,8 @@ class Metrics:
         self.stage_seconds = _Histogram(
             "errorbar_stage_seconds", "Where the time went: decode, queue, device, summary, encode.",
             ["model", "stage"], buckets=_STAGE_SECONDS, registry=r)
-        self.queue_rows = Gauge("errorbar_queue_rows", "Rows that wait or run.", ["model"], registry=r)
+        self.queue_rows = Gauge(
+            "errorbar_queue_rows", "Rows that wait or run.", ["model"], registry=r, multiprocess_mode="livesum")
         self.batch_rows = _Histogram(
             "errorbar_batch_rows", "Rows that ran together.", ["model", "mode"], buckets=_ROWS, registry=r)
         self.samples = Counter(
@@ -107,17 +109,23 @@ class Metrics:
             "errorbar_out_of_memory_retries", "Times that memory ran out and less was run at once.", ["model"],
             registry=r)
         self.model_ready = Gauge(
-            "errorbar_model_ready", "1 when the version answers.", ["model", "version"], registry=r)
+            "errorbar_model_ready", "1 when the version answers, in every process.", ["model", "version"], registry=r,
+            multiprocess_mode="livemin")
         self.model_info = Gauge(
             "errorbar_model_info", "What is served; always 1.", ["model", "version", "digest", "device", "engine"],
-            registry=r)
+            registry=r, multiprocess_mode="livemax")
         self.worker_restarts = Counter(
             "errorbar_worker_restarts", "Times that the engine's thread died and was replaced.", registry=r)
         self.hangs = Counter(
             "errorbar_hangs", "Times that a model did not return; the process ends.", ["model"], registry=r)
         self.device_memory = Gauge(
-            "errorbar_device_memory_bytes", "Weights that the engine holds.", ["device"], registry=r)
-        Info("errorbar_build", "The running program.", registry=r).info({"version": service.__version__})
+            "errorbar_device_memory_bytes", "Weights that the engine holds.", ["device"], registry=r,
+            multiprocess_mode="livesum")
+        self.processes = Gauge(
+            "errorbar_processes", "Processes that have all models loaded.", registry=r, multiprocess_mode="livesum")
+        build = Info("errorbar_build", "The running program.", registry=r)
+        build.info({"version": service.__version__})
+        self._shown = registry_of_all(build) or r
 
     def __call__(self, event: events.Event) -> None:
         pending = self._pending
@@ -128,11 +136,9 @@ class Metrics:
             self.count()
 
     def exposed(self) -> CollectorRegistry:
-        """The registry with everything counted."""
+        """The registry with everything counted; of all processes, where several serve."""
         self.count()
-        for model, rows in self.queued_rows().items():
-            self.queue_rows.labels(model).set(rows)
-        return self.registry
+        return self._shown
 
     def count(self) -> None:
         """Counts what has been collected."""
@@ -152,6 +158,8 @@ class Metrics:
                 histogram.observe_all(values)
             self._sums.clear()
             self._values.clear()
+            for model, rows in self.queued_rows().items():
+                self.queue_rows.labels(model).set(rows)
 
     @singledispatchmethod
     def _on(self, event: object) -> None:

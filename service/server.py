@@ -42,6 +42,7 @@ class DrainingServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         # uvicorn raises the signal again once it is done, which would make a clean end look like a crash
         before = {s: signal.signal(s, self._leave) for s in (signal.SIGTERM, signal.SIGINT)}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)  # a worker starts with them blocked
         try:
             yield
         finally:
@@ -61,19 +62,21 @@ class DrainingServer(uvicorn.Server):
         end.start()
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, sockets: list[socket.socket] | None = None, load_first: bool = False) -> int:
     """Serves until a signal; returns the exit status: 0, or 1 where the models could not be loaded, the server could
-    not start or requests were cut. Models load behind a server that already answers /healthz."""
+    not start or requests were cut. Models load behind a server that already answers /healthz, or
+    before it listens if load_first. sockets: bound already, in place of the settings' host and port."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     state = Server(settings, MonotonicClock())
     config = uvicorn.Config(
-        create_app(settings, state=state), host=settings.host, port=settings.port, log_level="warning",
-        access_log=False, timeout_graceful_shutdown=ceil(settings.grace_s), loop="uvloop", http="httptools",
+        create_app(settings, state=state, load_first=load_first), host=settings.host, port=settings.port,
+        log_level="warning", access_log=False, timeout_graceful_shutdown=ceil(settings.grace_s), loop="uvloop",
+        http="httptools",
     )
     server = DrainingServer(config, state)
     state.engine.on_hang = server.leave_hanging
-    server.run()
+    server.run(sockets)
     if state.cut_requests:
         log.error("requests cut: %d; they lasted longer than grace_s = %g s", state.cut_requests, settings.grace_s)
     well = server.started and state.failure is None and not state.cut_requests and state.engine.works

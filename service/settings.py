@@ -34,7 +34,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run; auto is cuda where there is.")
-    threads: int | None = Field(None, ge=1, description="CPU threads of one pass; by default torch's own choice.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of one pass; by default torch's own choice, or a worker's share of cores.")
+    workers: int = Field(
+        1, ge=1, le=256, description="Processes that share the port, each with all models; more than 1 on Linux only.")
     grace_s: float = Field(
         30.0, gt=0, le=3600, description="Seconds to finish what is in flight after SIGTERM, rounded up to whole ones.")
     body_bytes: int = Field(Limits.body_bytes, gt=0, description="Largest request body, bytes.")
@@ -61,6 +64,22 @@ class Settings(BaseSettings):
     @property
     def limits(self) -> Limits:
         return Limits(**{limit.name: getattr(self, limit.name) for limit in fields(Limits)})
+
+
+class _Settled(Settings):
+    model_config = SettingsConfigDict(toml_file=None)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def settled(values: Mapping[str, Any]) -> Settings:
+    """The settings that another process of this server read: whatever has been written into the file since, a worker
+    that is replaced serves as the others do."""
+    return _Settled(**values)
 
 
 def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import generate_latest
+from prometheus_client import Gauge, generate_latest
 
 from service import events
 from service.metrics import Metrics
@@ -52,12 +52,19 @@ def test_every_metric_of_the_service_is_moved_by_one_of_these() -> None:
     names = {line.split()[2] for line in generate_latest(Metrics().registry).decode().splitlines()
              if line.startswith("# TYPE errorbar_") and "_created" not in line}
     moved = {start.split("{")[0].removesuffix("_sum") for _, start, _ in MOVES}
-    assert names - moved == {"errorbar_build_info", "errorbar_queue_rows"}
+    assert names - moved == {"errorbar_build_info", "errorbar_queue_rows", "errorbar_processes"}
+
+
+def test_every_gauge_is_of_the_processes_that_live() -> None:
+    gauges = [metric for metric in vars(Metrics()).values() if isinstance(metric, Gauge)]
+    assert len(gauges) >= 5
+    assert [gauge._name for gauge in gauges if not gauge._multiprocess_mode.startswith("live")] == []
 
 
 def test_the_queue_is_read_when_somebody_looks() -> None:
     rows = {"m": 7}
     metrics = Metrics(lambda: rows)
+    assert metrics.exposed() is metrics.registry
     assert value(metrics, 'errorbar_queue_rows{model="m"') == 7
     rows["m"] = 0
     assert value(metrics, 'errorbar_queue_rows{model="m"') == 0

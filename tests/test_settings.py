@@ -1,9 +1,11 @@
 """Settings: command line over environment over file over defaults, and no name that is not known."""
 
+import json
+
 import pytest
 
 from service.errors import InvalidSettings
-from service.settings import Settings, read_settings
+from service.settings import Settings, read_settings, settled
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +57,15 @@ def test_a_wrong_value_is_named_as_whoever_set_it_wrote_it(elsewhere, monkeypatc
     monkeypatch.setenv("ERRORBAR_BODY_BYTES", "0")
     with pytest.raises(InvalidSettings, match=r"^ERRORBAR_BODY_BYTES: "):
         read_settings()
+
+
+def test_settings_that_were_read_once_are_not_read_again(elsewhere, monkeypatch) -> None:
+    monkeypatch.setenv("ERRORBAR_PORT", "2")
+    read = read_settings({"rows": 7, "models": elsewhere})
+    values = json.loads(json.dumps(read.model_dump(mode="json")))
+    monkeypatch.setenv("ERRORBAR_PORT", "3")
+    (elsewhere / "errorbar.toml").write_text("prot = 1\nsamples = 9\n")
+    assert settled(values).model_dump() == read.model_dump()
 
 
 def test_every_setting_says_what_it_is() -> None:

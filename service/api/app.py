@@ -37,6 +37,7 @@ from service.settings import Settings
 
 log = logging.getLogger("errorbar")
 _COUNT_S = 1.0  # within which what happened is in the metrics, asked for or not
+_LOOK_S = 0.1  # within which a signal is seen that ends a server before it listens
 _RETRY_REPAIR_S = 60.0  # a model that cannot be served waits for people
 
 
@@ -105,8 +106,11 @@ def resolved_device(device: str) -> str:
     return device
 
 
-def create_app(settings: Settings, clock: Clock | None = None, state: Server | None = None) -> ASGIApp:
-    """The application. Models load in a thread when it starts, unless `state` has loaded them already."""
+def create_app(
+    settings: Settings, clock: Clock | None = None, state: Server | None = None, load_first: bool = False
+) -> ASGIApp:
+    """The application. Models load in a thread when it starts, unless `state` has loaded them already; load_first: it
+    has not started before they are loaded, or it is known that they cannot be."""
     state = state or Server(settings, clock or MonotonicClock())
     loaded = state.ready
 
@@ -115,6 +119,8 @@ def create_app(settings: Settings, clock: Clock | None = None, state: Server | N
         loading = None if loaded else asyncio.create_task(_load(state))
         loop = asyncio.get_running_loop()
         state.metrics.on_first = lambda: loop.call_soon_threadsafe(loop.call_later, _COUNT_S, state.metrics.count)
+        while load_first and loading is not None and not (loading.done() or state.draining):
+            await asyncio.wait({loading}, timeout=_LOOK_S)
         yield
         state.metrics.on_first = lambda: None
         if loading is not None and not loading.done():
@@ -122,6 +128,7 @@ def create_app(settings: Settings, clock: Clock | None = None, state: Server | N
         state.draining = True
         # requests end before the application: what the engine still has, nobody waits for
         await asyncio.to_thread(state.engine.drain, abandon=True)
+        state.metrics.count()
 
     app = FastAPI(
         title="Errorbar", version=service.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
@@ -143,6 +150,7 @@ async def _load(state: Server) -> None:
     it ends with status 1."""
     try:
         await asyncio.to_thread(state.load)
+        state.metrics.processes.set(1)
         log.info("ready: %s", ", ".join(f"{name}/{version}" for name, version in state.repository.versions))
     except Draining:
         log.info("going down before the models were loaded")
