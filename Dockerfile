@@ -1,14 +1,19 @@
-# Build arguments: BASE_IMAGE (Debian-based, Python 3.11 or newer) and PIP_OPTIONS (pip's own; decides the torch build).
+# Build arguments: BASE_IMAGE (Debian-based, Python 3.11 or newer), PIP_OPTIONS (pip's own; decides the torch build) and
+# LOCKED: with any value, all but torch and what its build brings is held against the hashes of requirements-release.lock.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 # What Errorbar needs, without Errorbar: a change of the code leaves this layer, nearly all of the image, as it is.
 FROM ${BASE_IMAGE} AS packages
 ARG PIP_OPTIONS=""
+ARG LOCKED=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python3 -m venv --without-pip /opt/venv
-COPY pyproject.toml constraints.txt ./
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
+COPY pyproject.toml constraints.txt requirements-release.lock ./
+RUN if [ -n "${LOCKED}" ]; then \
+      python3 -m pip --python /opt/venv/bin/python install --require-hashes ${PIP_OPTIONS} --requirement requirements-release.lock; \
+    fi \
+ && python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
  && python3 -m pip --python /opt/venv/bin/python install --constraint constraints.txt ${PIP_OPTIONS} --requirement requirements.txt
 
 FROM packages AS errorbar

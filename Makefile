@@ -1,6 +1,6 @@
 # `make serve` and `make test` make .venv and install what they need; when nothing changed they start at once.
 # Everything runs as .venv/bin/python -m NAME: it works in any folder, one with a space in its name too.
-.PHONY: serve test lint bench-engine bench-serving bench-loop bench-statistics bench-gpu bench-masks recipes clean
+.PHONY: serve test lint fuzz lock audit bench-engine bench-serving bench-loop bench-statistics bench-gpu bench-masks recipes clean
 .NOTPARALLEL:
 
 modern = $(shell "$(1)" -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)
@@ -18,6 +18,22 @@ test: .venv/.test
 lint: .venv/.lint
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m mypy
+
+fuzz: .venv/.test
+	.venv/bin/python -W ignore -m tests.fuzz $(ARGS)
+
+# What a release image installs, with hashes, on any platform. Without torch: its build is the image's choice.
+lock: .venv-audit/.ready
+	.venv-audit/bin/python -m piptools compile pyproject.toml --constraint constraints.txt --generate-hashes \
+	  --unsafe-package torch --unsafe-package setuptools --strip-extras --no-annotate --no-header --quiet \
+	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file .venv-audit/lock
+	{ echo '# Made by make lock. pip install --require-hashes --requirement requirements-release.lock'; \
+	  sed '/^# WARNING/,$$d' .venv-audit/lock; } > requirements-release.lock
+
+# Asks a vulnerability service about the lock, and about everything that is tested, torch too.
+audit: .venv-audit/.ready
+	.venv-audit/bin/python -m pip_audit --strict --disable-pip --require-hashes --requirement requirements-release.lock $(ARGS)
+	.venv-audit/bin/python -m pip_audit --strict --disable-pip --no-deps --requirement constraints.txt $(ARGS)
 
 bench-engine: .venv-peers/.ready
 	.venv-peers/bin/python -W ignore -m benchmarks.versus $(ARGS)
@@ -41,7 +57,7 @@ recipes: .venv/.recipes
 	set -e; for folder in models/repository/*; do .venv/bin/python -W ignore -m "models.recipes.$${folder##*/}"; done
 
 clean:
-	rm -rf .venv .venv-peers .venv-serving build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-peers .venv-serving .venv-audit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 # A stamp says that .venv holds what its target needs: the package itself, editable, with these extras.
 EXTRAS.test := [test]
@@ -77,5 +93,10 @@ PIP = $(@D)/bin/python -m pip install --disable-pip-version-check --constraint c
 	$(@D)/bin/python -m pip install --disable-pip-version-check $(if $(findstring fastapi,$@),--constraint constraints.txt) \
 	  $(PIP_OPTIONS) --requirement $< && touch $@ || echo '$(@D) cannot be made: that server is left out' >&2
 
+.venv-audit/.ready: Makefile .venv-audit/bin/python
+	$(venv)
+	$(PIP) pip-audit==2.10.1 pip-tools==7.6.2
+	@touch $@
+
 # No recipe: a Python that is gone or was upgraded makes the stamps out of date.
-.venv/bin/python .venv-peers/bin/python $(SERVERS:%=.venv-serving/%/bin/python):
+.venv/bin/python .venv-peers/bin/python .venv-audit/bin/python $(SERVERS:%=.venv-serving/%/bin/python):

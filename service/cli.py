@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import service
+from service import key_commands
 from service.errors import ErrorbarError, cut, nearest, reason
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     help="An honest error bar on every prediction of a network with dropout.\n\n"
          "Start with `errorbar serve`, then open http://127.0.0.1:8080/docs.",
 )
+app.add_typer(key_commands.app)
 _err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 _WIDE = 100_000  # columns of what is no terminal: a table in a pipe is never cut
 
@@ -71,13 +72,13 @@ def serve(
     device: Device = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of one pass.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that share the port; 1 by default.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="File of API keys; without one everyone may ask.")] = None,
 ) -> None:
     """Serve all models over REST until Ctrl-C or SIGTERM."""
     from service.settings import read_settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     settings = read_settings({"models": models, "host": host, "port": port, "device": device, "threads": threads,
-                              "workers": workers})
+                              "workers": workers, "keys": keys})
     if settings.workers > 1:
         from service.workers import hand_over
 

@@ -16,6 +16,7 @@ import asyncio
 import json
 import logging
 import math
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ Rows = NDArray[Any] | Sequence[Any]
 Decision = Literal["accept", "abstain"]
 Settled = Literal["above", "below"]
 Floats = NDArray[np.float64]
+Verify = ssl.SSLContext | bool
 T = TypeVar("T", bound=BaseModel)
 C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
@@ -230,9 +232,10 @@ def _count(rows: Any) -> int:
         return 1
 
 
-def _made(make: Callable[..., C], url: str, timeout_s: float, transport: Any) -> C:
+def _made(make: Callable[..., C], url: str, timeout_s: float, transport: Any, key: str | None, verify: Verify) -> C:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
-        return make(base_url=url, timeout=timeout_s, transport=transport)
+        return make(base_url=url, timeout=timeout_s, transport=transport, headers=headers, verify=verify)
     except (httpx.InvalidURL, TypeError, ValueError) as e:
         raise ConnectionFailed(f"{url!r} is not the address of a server: {e}") from e
 
@@ -241,13 +244,15 @@ class Client:
     """A connection to one server; use it in a `with`, or `close` it. Safe to share between threads.
 
     timeout_s: of each connect, write and read of a try. retries: how often a 429 or 503 that names its `Retry-After`
-    (up to 10 s) is tried again; nothing else is. Errors: those of `service.errors` by the server's code; `InvalidInput`
-    for rows that cannot be sent; `ConnectionFailed` where no answer came, the address is none or the client is closed.
+    (up to 10 s) is tried again; nothing else is. key: an API key, where the server asks for one. verify: the TLS
+    context that trusts a private authority's certificates; True trusts the usual ones. Errors: those of
+    `service.errors` by the server's code; `InvalidInput` for rows that cannot be sent; `ConnectionFailed` where no
+    answer came, the address is none or the client is closed.
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8080", timeout_s: float = 60.0, retries: int = 3,
-                 transport: httpx.BaseTransport | None = None) -> None:
-        self._http = _made(httpx.Client, url, timeout_s, transport)
+                 transport: httpx.BaseTransport | None = None, key: str | None = None, verify: Verify = True) -> None:
+        self._http = _made(httpx.Client, url, timeout_s, transport, key, verify)
         self._retries = retries
 
     def predict(self, model: str, rows: Rows, version: str | None = None, **options: Any) -> Predicted:
@@ -312,8 +317,9 @@ class AsyncClient:
     """`Client` for asyncio: the same methods, awaited; use it in an `async with`."""
 
     def __init__(self, url: str = "http://127.0.0.1:8080", timeout_s: float = 60.0, retries: int = 3,
-                 transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._http = _made(httpx.AsyncClient, url, timeout_s, transport)
+                 transport: httpx.AsyncBaseTransport | None = None, key: str | None = None, verify: Verify = True,
+                 ) -> None:
+        self._http = _made(httpx.AsyncClient, url, timeout_s, transport, key, verify)
         self._retries = retries
 
     async def predict(self, model: str, rows: Rows, version: str | None = None, **options: Any) -> Predicted:

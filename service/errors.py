@@ -8,6 +8,11 @@
     │   ├── UncertaintyUnavailable   the model has no dropout that could be sampled
     │   ├── TooLarge                 over a limit of this server
     │   ├── UnsupportedMediaType
+    │   ├── MalformedRequest         what came is not HTTP
+    │   ├── HeadersTooLarge          the request's head is over a limit of this server
+    │   ├── RequestTimeout           the request did not come whole in time
+    │   ├── Unauthenticated          a key is needed, and none or no known one came
+    │   ├── Forbidden                the key may not do that
     │   ├── Disconnected             the caller left before its request was whole
     │   ├── ModelNotFound
     │   └── VersionNotFound
@@ -85,6 +90,26 @@ class TooLarge(RequestError):
 
 class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
+
+
+class MalformedRequest(RequestError):
+    code = "malformed_request"
+
+
+class HeadersTooLarge(RequestError):
+    code = "headers_too_large"
+
+
+class RequestTimeout(RequestError):
+    code = "request_timeout"
+
+
+class Unauthenticated(RequestError):
+    code = "unauthenticated"
+
+
+class Forbidden(RequestError):
+    code = "forbidden"
 
 
 class Disconnected(RequestError):

@@ -7,9 +7,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,8 +17,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from service.connection_limits import ConnectionLimits
 from service.errors import InvalidSettings, cut, nearest
+from service.logs import LogFormat, LogLevel
 from service.scheduling.limits import Limits
+from service.tls import Version
 
 PREFIX = "ERRORBAR_"
 FILE = "errorbar.toml"
@@ -52,6 +55,38 @@ class Settings(BaseSettings):
     hang_s: float = Field(
         Limits.hang_s, gt=0, description="Seconds after which a model that has not returned counts as hanging; then "
                                          "the process ends.")
+    keys: Path | None = Field(None, description="File of API keys; without one everyone may ask. See `errorbar keys`.")
+    admin_host: str = Field("127.0.0.1", description="Address of the administrators' port.")
+    admin_port: int | None = Field(
+        None, ge=0, le=65535,
+        description="A port of their own for metrics and for loading models; without it they are at `port`.")
+    tls_certificate: Path | None = Field(None, description="PEM file of the server's certificate and its chain.")
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's private key, without a password.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the authorities that must have signed a client's certificate.")
+    tls_minimum: Version = Field("1.2", description="Lowest version of TLS.")
+    connections: int = Field(1000, gt=0, description="Most connections at once, of each port.")
+    header_bytes: int = Field(32 << 10, ge=1024, description="Largest address and headers of a request, bytes.")
+    headers: int = Field(100, ge=10, description="Most headers of a request.")
+    head_s: float = Field(10.0, gt=0, le=3600, description="Seconds for the headers of a request to come whole.")
+    body_s: float = Field(60.0, gt=0, le=3600, description="Seconds for the body of a request to come whole.")
+    unread_s: float = Field(30.0, gt=0, le=3600, description="Seconds until an answer that nobody reads is given up.")
+    keep_alive_s: float = Field(5.0, gt=0, le=3600, description="Seconds that a connection waits for its next request.")
+    log_format: LogFormat = Field("text", description="How the log is written: text, or JSON, one object a line.")
+    log_level: LogLevel = Field("info", description="What is logged: debug, info, warning or error, and worse.")
+    log_requests: bool | Literal["errors"] = Field(
+        False, description="Whether each request is logged; errors logs those that were not answered with success.")
+    log_models: bool = Field(True, description="Whether the log may name models.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.admin_port is not None and self.admin_port == self.port != 0:
+            raise ValueError("admin_port: another port than `port` expected")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -64,6 +99,12 @@ class Settings(BaseSettings):
     @property
     def limits(self) -> Limits:
         return Limits(**{limit.name: getattr(self, limit.name) for limit in fields(Limits)})
+
+    @property
+    def connection_limits(self) -> ConnectionLimits:
+        return ConnectionLimits(
+            self.connections, self.header_bytes, self.headers, self.head_s, self.body_s, self.unread_s
+        )
 
 
 class _Settled(Settings):
@@ -101,9 +142,10 @@ def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         raise InvalidSettings(f"{FILE}: not TOML: {e}") from e
     except ValidationError as e:
         first = e.errors()[0]
-        name = ".".join(map(str, first["loc"]))
+        name = str(first["loc"][0]) if first["loc"] else ""
         hint = nearest(name, Settings.model_fields) if first["type"] == "extra_forbidden" else ""
-        raise InvalidSettings(f"{_where(name, given)}: {first['msg']}{hint}") from e
+        where = f"{_where(name, given)}: " if name else ""
+        raise InvalidSettings(f"{where}{first['msg']}{hint}") from e
 
 
 def _where(name: str, given: Mapping[str, Any]) -> str:

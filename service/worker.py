@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -17,8 +16,6 @@ from service.shared_port import listeners
 def main() -> int:
     """Serves as the parent says on standard input, until a signal or the parent's end; returns the exit status."""
     told = json.loads(_line(sys.stdin.fileno()))
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s worker %(process)d: %(message)s", stream=sys.stderr)
     settings = settled(told["settings"])
     threading.Thread(target=_end_with_parent, name="errorbar-parent", daemon=True).start()
     return run(settings, listeners(settings.host, settings.port, shared=True), told["load_first"])

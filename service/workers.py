@@ -24,6 +24,7 @@ from prometheus_client import multiprocess
 
 from service.clock import Clock, MonotonicClock
 from service.errors import InvalidSettings
+from service.logs import configure
 from service.shared_port import holding
 
 log = logging.getLogger("errorbar")
@@ -199,10 +200,10 @@ def _ended(status: int) -> str:
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     with os.fdopen(int(sys.argv[1]), "rb") as written:
         written.seek(0)
         settings = json.load(written)
+    configure(settings["log_format"], settings["log_level"], settings["log_models"])
     return supervise(settings)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import re
 import shutil
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from service.cli import main
 from service.client import Client
+from service.keys import read_keys
 from service.scheduling import Limits
 from tests.conftest import CLASSIFIER
 
@@ -243,3 +245,54 @@ def test_a_file_longer_than_a_request_is_answered_as_one(run, tmp_path, masks, m
     assert np.allclose([r["mean"] for r in parts], [r["mean"] for r in whole], atol=1e-6)
     same = np.allclose(whole[0]["mean"], whole[4]["mean"], atol=1e-6, rtol=0)  # the same row at two places
     assert same == (masks == "shared")
+
+
+def test_a_key_is_printed_once_and_the_file_has_its_hash_alone(run, tmp_path) -> None:
+    path = tmp_path / "keys.toml"
+    status, secret, said = run("keys", "add", "ward-3", "--file", str(path), "--models", "digits,height", "--rate",
+                               "100/s", "--priority", "7", models=False)
+    assert status == 0
+    assert "nothing can show it again" in said
+    assert secret.strip() not in path.read_text() + said
+    assert path.stat().st_mode & 0o077 == 0
+    found = read_keys(path).find(secret.strip().encode())
+    assert found is not None
+    assert (found.name, found.models, found.rate, found.priority) == ("ward-3", {"digits", "height"}, 100.0, 7)
+
+
+def test_keys_are_listed_without_hashes_and_taken_away_by_name(run, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "keys.toml"
+    monkeypatch.setenv("ERRORBAR_KEYS", str(path))
+    for arguments in (["ward-3", "--rate", "5/min"], ["boss", "--admin"]):
+        assert run("keys", "add", *arguments, models=False)[0] == 0
+    path.chmod(0o640)
+    listed = run("keys", "list", "--json", models=False)[1]
+    assert [key["name"] for key in json.loads(listed)["keys"]] == ["ward-3", "boss"]
+    assert "sha256" not in listed
+    assert "boss: all models; admin" in run("keys", "list", models=False)[1]
+    assert run("keys", "remove", "ward-3", models=False)[0] == 0
+    assert [key.name for key in read_keys(path)] == ["boss"]
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.glob(".keys*")) == []
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["add", "ward-3"], "another key has the same"), (["add", "a b"], r"keys\[1\].name"),
+    (["add", "new", "--rate", "often"], "a number above 0 by time"), (["add", "new", "--priority", "10"], "priority"),
+    (["remove", "ward-4"], "did you mean 'ward-3'"),
+    (["add", "new", "--admin", "--models", "digits"], "leave models out"),
+])
+def test_a_change_that_cannot_be_made_says_why_and_leaves_the_file(run, tmp_path, arguments, words) -> None:
+    path = tmp_path / "keys.toml"
+    run("keys", "add", "ward-3", "--file", str(path), models=False)
+    before = path.read_text()
+    status, out, said = run("keys", *arguments, "--file", str(path), models=False)
+    assert (status, out) == (2, "")
+    assert re.search(words, " ".join(said.split()))
+    assert path.read_text() == before
+
+
+def test_keys_need_a_file(run) -> None:
+    status, _, said = run("keys", "list", models=False)
+    assert status == 2
+    assert "ERRORBAR_KEYS" in said

@@ -22,18 +22,24 @@ from starlette.types import ASGIApp
 import service
 from service import events, wire
 from service.api import encode
+from service.api.access import Gate, Guard
 from service.api.context import ContextMiddleware, context_of
 from service.api.door import Door, Hot
 from service.api.inference import Inference
+from service.api.note import note_of
 from service.api.openapi import describe
-from service.api.problems import problem
+from service.api.refusals import refusal
+from service.api.request_log import RequestLog
 from service.clock import Clock, MonotonicClock
 from service.errors import Draining, ErrorbarError, InvalidSettings, NotReady, UnservableModel, cut, reason
+from service.keys import read_keys
+from service.logs import AboutModels, ModelName, of_request
 from service.metrics import Metrics
 from service.repository import Repository
 from service.scheduling import Engine
 from service.scheduling.job import MODES
 from service.settings import Settings
+from service.watched import Watched
 
 log = logging.getLogger("errorbar")
 _COUNT_S = 1.0  # within which what happened is in the metrics, asked for or not
@@ -70,6 +76,8 @@ class Server:
         self.failure: ErrorbarError | None = None
         self.draining = False
         self.cut_requests = 0  # that the server's end cut short
+        path = settings.keys
+        self.keys = None if path is None else Watched("keys", [path], lambda: read_keys(path))
 
     def load(self) -> None:
         """Loads, probes and warms every model; each answers from then on. Raises what makes one unservable."""
@@ -80,7 +88,7 @@ class Server:
             self.metrics(events.ModelLoaded(
                 name, version, model.digest, model.device, model.engine, model.sampler.memory_bytes))
             for warning in model.warnings:
-                log.warning("%s/%s: %s", name, version, warning)
+                log.warning("%s: %s", ModelName(f"{name}/{version}"), warning)
         # what torch and the models hold stays: to look through it for garbage would stop all requests for half a second
         gc.collect()
         gc.freeze()
@@ -132,17 +140,37 @@ def create_app(
 
     app = FastAPI(
         title="Errorbar", version=service.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
-        redirect_slashes=False,
+        openapi_url=None, redirect_slashes=False,
         description="An honest error bar on every prediction of a network with dropout.",
     )
     app.state.server = state
     last_resort = _add_errors(app, state)
-    app.add_middleware(ContextMiddleware, clock=state.clock, last_resort=last_resort)
     hot = Hot(Inference(state.ready_repository, state.engine, state.settings.limits, state.metrics))
     _add_models(app, state, hot)
     _add_health(app, state)
     describe(app, state)
-    return Door(app, ContextMiddleware(hot, state.clock, last_resort))
+    guarded = _guards(app, state)
+    app.add_middleware(guarded)
+    app.add_middleware(ContextMiddleware, clock=state.clock, last_resort=last_resort)
+    return Door(app, ContextMiddleware(guarded(hot), state.clock, last_resort))
+
+
+def _guards(app: FastAPI, state: Server) -> Callable[[ASGIApp], ASGIApp]:
+    """Puts keys and the log of requests before an application, where they are wanted."""
+    settings, keys = state.settings, state.keys
+    gate = None
+    if keys is not None or settings.admin_port is not None:
+        gate = Gate(None if keys is None else lambda: keys.value, settings.admin_port is not None, state.clock)
+    routes = [getattr(route, "path_format", "") for route in app.routes]
+
+    def guarded(inner: ASGIApp) -> ASGIApp:
+        if gate is not None:
+            inner = Guard(inner, gate, state.clock, state.metrics)
+        if settings.log_requests:
+            inner = RequestLog(inner, routes, state.clock, "errors" if settings.log_requests == "errors" else "all")
+        return inner
+
+    return guarded
 
 
 async def _load(state: Server) -> None:
@@ -151,12 +179,13 @@ async def _load(state: Server) -> None:
     try:
         await asyncio.to_thread(state.load)
         state.metrics.processes.set(1)
-        log.info("ready: %s", ", ".join(f"{name}/{version}" for name, version in state.repository.versions))
+        names = ", ".join(f"{name}/{version}" for name, version in state.repository.versions)
+        log.info("ready: %s", ModelName(names))
     except Draining:
         log.info("going down before the models were loaded")
     except ErrorbarError as e:
         state.failure = e
-        log.error("not ready: %s", e.detail)
+        log.error("not ready: %s", AboutModels(e.detail))
     except Exception as e:
         state.failure = UnservableModel(reason(e))
         log.exception("not ready")
@@ -166,8 +195,7 @@ def _add_errors(app: FastAPI, state: Server) -> Callable[[Request, BaseException
     """Every error as a problem; returns what answers those that no handler catches."""
 
     def answered(request: Request, error: ErrorbarError, code: str | None = None) -> Response:
-        under_v2 = request.url.path.startswith("/v2")
-        return problem(error, context_of(request.scope).request_id, code, under_v2)
+        return refusal(request.scope, error, code)
 
     @app.exception_handler(ErrorbarError)
     async def ours(request: Request, error: ErrorbarError) -> Response:
@@ -175,7 +203,7 @@ def _add_errors(app: FastAPI, state: Server) -> Callable[[Request, BaseException
 
     @app.exception_handler(HTTPException)
     async def frameworks(request: Request, error: HTTPException) -> Response:
-        path = request.url.path
+        path = request.scope["path"]
         if error.status_code == 405:
             allowed = ", ".join(_methods_of(app, request))
             wrong = ErrorbarError(f"{cut(request.method)} is not a method of {cut(path)}, but {allowed}")
@@ -189,7 +217,7 @@ def _add_errors(app: FastAPI, state: Server) -> Callable[[Request, BaseException
             state.cut_requests += 1
             gone = "the server went down before the answer was ready; a retry is safe"
             return answered(request, Draining(gone, retry_after_s=5.0))
-        log.error("request %s failed", context_of(request.scope).request_id, exc_info=error)
+        log.error("request %s failed", context_of(request.scope).request_id, exc_info=error, extra=of_request())
         return answered(request, ErrorbarError("an error that Errorbar did not foresee; see its log"), "internal_error")
 
     return last_resort
@@ -220,6 +248,8 @@ def _add_health(app: FastAPI, state: Server) -> None:
     async def ready() -> Response:
         if state.ready:
             return _json({"ready": True})
+        if state.failure is not None and state.keys is not None:  # health has no key, and the reason names folders
+            raise NotReady("the models could not be loaded; the log says why", retry_after_s=_RETRY_REPAIR_S)
         state.ready_repository()
         if not state.engine.works:
             raise NotReady("a model does not return; the server restarts", retry_after_s=5.0)
@@ -233,11 +263,11 @@ def _add_health(app: FastAPI, state: Server) -> None:
 
 def _add_models(app: FastAPI, state: Server, hot: Hot) -> None:
     @app.get("/v1/models", tags=["models"], summary="What is served")
-    async def models() -> Response:
-        repository = state.ready_repository()
+    async def models(request: Request) -> Response:
+        repository, note = state.ready_repository(), note_of(request.scope)
         entries = [
             {"name": n, "version": v, "task": repository.get(n, v).manifest.task if ready else "", "ready": ready}
-            for n, v in repository.versions for ready in [repository.is_ready(n, v)]
+            for n, v in repository.versions if note.may_ask(n) for ready in [repository.is_ready(n, v)]
         ]
         return _json(wire.ModelList.model_validate({"models": entries}).model_dump())
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.errors import Fault, InvalidInput, InvalidOption, MalformedBody, UncertaintyUnavailable, cut, nearest
+from service.keys import Key
 from service.repository import Input, Manifest, ReadyModel, SamplingDefaults
 from service.sampling.options import MAX_SEED, METHODS
 from service.sampling.stopping import DEFAULT_SAMPLES, Decide, stop_rule
@@ -122,8 +123,12 @@ def _default_options(default: SamplingDefaults, most: int) -> Options:
     return Options(_integer("samples", default.samples, 2, most), default.seed, default.masks, default.design)
 
 
-def decode_priority(payload: Mapping[str, Any]) -> int:
-    return _integer("priority", payload.get("priority", DEFAULT_PRIORITY), 0, _HIGHEST_PRIORITY)
+def decode_priority(payload: Mapping[str, Any], key: Key | None = None) -> int:
+    """key: may have a highest priority. Forbidden above it."""
+    asked = _integer("priority", payload["priority"], 0, _HIGHEST_PRIORITY) if "priority" in payload else None
+    if key is not None:
+        return key.settled_priority(asked, DEFAULT_PRIORITY)
+    return DEFAULT_PRIORITY if asked is None else asked
 
 
 def decode_partial(payload: Mapping[str, Any]) -> bool:

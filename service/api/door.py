@@ -6,9 +6,8 @@ import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.context import context_of
 from service.api.inference import Inference
-from service.api.problems import problem
+from service.api.refusals import refusal
 from service.errors import ErrorbarError
 from service.scheduling.job import Mode
 
@@ -41,4 +40,4 @@ class Hot:
         try:
             await self._inference.answer(scope, receive, send, name, version, mode)
         except ErrorbarError as e:
-            await problem(e, context_of(scope).request_id)(scope, receive, send)
+            await refusal(scope, e)(scope, receive, send)

@@ -16,7 +16,9 @@ from service.api import arrays, decode, encode
 from service.api.bodies import JSON, NPY, NPZ, Bodies, Held, answer_type, media_type
 from service.api.context import Context, context_of
 from service.api.desk import Desk
+from service.api.note import note_of
 from service.errors import Draining, ErrorbarError, MalformedBody
+from service.keys import Key
 from service.repository import ReadyModel, Repository
 from service.scheduling import Answer, Engine, Job, Limits, Options
 from service.scheduling.job import Mode
@@ -48,6 +50,7 @@ class Inference:
         code = "internal_error"
         try:
             model = self._repository().get(name, version)
+            note_of(scope).model = model
             kind, content = await self._answered(scope, receive, context, model, mode)
             code = "ok"
         except ErrorbarError as e:
@@ -74,7 +77,7 @@ class Inference:
         try:
             raw = await self._bodies.read(receive, headers, held)
             began = context.clock.now()
-            decoded = partial(self._decoded, raw, given_as, query, context, model, mode)
+            decoded = partial(self._decoded, raw, given_as, query, context, model, mode, note_of(scope).key)
             job, outside = await run_in_threadpool(decoded) if len(raw) > _INLINE_BYTES else decoded()
             context.timings_s["decode"] = context.clock.now() - began
             del raw, decoded
@@ -92,7 +95,8 @@ class Inference:
         return answered_as, content
 
     def _decoded(
-        self, raw: bytes, kind: str, query: list[tuple[str, str]], context: Context, model: ReadyModel, mode: Mode
+        self, raw: bytes, kind: str, query: list[tuple[str, str]], context: Context, model: ReadyModel, mode: Mode,
+        key: Key | None,
     ) -> tuple[Job, Outside]:
         sampled = mode == "uncertainty"
         if kind == JSON:
@@ -105,7 +109,7 @@ class Inference:
             payload = decode.options_of_query(query, sampled)
             rows = (arrays.rows_of(raw) or 0) if kind == NPY else 0
         options = decode.decode_options(payload, model, self._limits) if sampled else None
-        timeout_ms, priority = decode.decode_timeout_ms(payload), decode.decode_priority(payload)
+        timeout_ms, priority = decode.decode_timeout_ms(payload), decode.decode_priority(payload, key)
         self._check_size(rows, options, model)
         if kind == JSON:
             plain = not (b"true" in raw or b"false" in raw or b"null" in raw)

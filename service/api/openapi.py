@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import html
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel
 from starlette.routing import Route
 
 from service import wire
+from service.api.access import access
 from service.api.bodies import NPY, NPZ
+from service.api.note import note_of
 from service.repository import Manifest
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ _HOT: dict[str, tuple[str, type[BaseModel], type[BaseModel]]] = {
 _ARRAYS = {"schema": {"type": "string", "format": "binary"}}
 _CARDS: dict[str, type[BaseModel]] = {"/v1/models": wire.ModelList, "/v1/models/{name}": wire.ModelCard,
           "/v1/models/{name}/versions/{version}": wire.ModelCard}
+_EXPOSITIONS = ("text/plain", "application/openmetrics-text")
 _REF = "#/components/schemas/{model}"
 
 
@@ -43,6 +47,11 @@ def describe(app: FastAPI, state: Server) -> None:
         for path, item in document["paths"].items():
             for operation in item.values():
                 _describe_operation(path, operation, schemas, state)
+        if state.keys is not None:
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            for path, item in document["paths"].items():
+                for operation in item.values():
+                    operation["security"] = [] if access(path) == "open" else [{"key": []}]
         if state.ready:
             kept.update(document)
             return kept
@@ -50,9 +59,36 @@ def describe(app: FastAPI, state: Server) -> None:
 
     app.openapi = openapi  # type: ignore[method-assign]
 
+    @app.get("/openapi.json", include_in_schema=False)
+    async def as_json(request: Request) -> Response:
+        return Response(orjson.dumps(_as_seen(openapi(), request)), media_type="application/json")
+
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
-        return HTMLResponse(_page(openapi(), str(request.base_url).rstrip("/")))
+        return HTMLResponse(_page(_as_seen(openapi(), request), str(request.base_url).rstrip("/")))
+
+
+def _as_seen(document: dict[str, Any], request: Request) -> dict[str, Any]:
+    """The document for whoever asks: a key that may ask some models only is not told of others."""
+    note = note_of(request.scope)
+    if note.key is None or note.key.models is None:
+        return document
+    seen = copy.deepcopy(document)
+    for item in seen["paths"].values():
+        for operation in item.values():
+            parameters = operation.get("parameters", [])
+            hidden = any(p["name"] == "name" and not note.may_ask(p.get("example", "")) for p in parameters)
+            for parameter in parameters:
+                if parameter["name"] == "name" and "enum" in parameter["schema"]:
+                    names = parameter["schema"].pop("enum")
+                    parameter["schema"] |= {"enum": kept} if (kept := [n for n in names if note.may_ask(n)]) else {}
+                if parameter["name"] == "version":
+                    parameter["schema"].pop("enum", None)
+                if hidden:
+                    parameter.pop("example", None)
+            if hidden and "requestBody" in operation:
+                operation["requestBody"]["content"]["application/json"].pop("example", None)
+    return seen
 
 
 def _hot_paths(app: FastAPI) -> dict[str, Any]:
@@ -82,6 +118,8 @@ def _describe_operation(path: str, operation: dict[str, Any], schemas: dict[str,
         operation["responses"]["200"]["content"] = {"application/json": {"schema": _reference(answer, schemas)}}
     if suffix is not None:
         operation["responses"]["200"]["content"][NPZ] = _ARRAYS
+    if path == "/metrics":
+        operation["responses"]["200"]["content"] = {kind: {"schema": {"type": "string"}} for kind in _EXPOSITIONS}
     operation["responses"].pop("422", None)
     operation["responses"]["default"] = {
         "description": "An error (RFC 9457)",

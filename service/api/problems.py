@@ -10,17 +10,22 @@ from starlette.responses import Response
 from service.errors import ErrorbarError
 
 STATUS: dict[str, tuple[int, str]] = {
+    "malformed_request": (400, "Not a request of HTTP"),
     "malformed_body": (400, "The body is not a request"),
     "invalid_input": (400, "A value of the input is wrong"),
+    "unauthenticated": (401, "A key is needed"),
+    "forbidden": (403, "The key may not do that"),
     "model_not_found": (404, "No such model"),
     "version_not_found": (404, "No such version"),
     "not_found": (404, "No such page"),
     "method_not_allowed": (405, "Not a method of this route"),
+    "request_timeout": (408, "The request did not come in time"),
     "client_disconnected": (400, "The client left"),
     "too_large": (413, "Over a limit of this server"),
     "unsupported_media_type": (415, "Not a media type of this route"),
     "invalid_option": (422, "An option is wrong or not available"),
     "uncertainty_unavailable": (422, "This model has no uncertainty to give"),
+    "headers_too_large": (431, "The head of the request is too large"),
     "overloaded": (429, "Too much work is waiting"),
     "model_failed": (500, "The model failed"),
     "internal_error": (500, "Errorbar failed"),

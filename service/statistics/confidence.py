@@ -22,6 +22,7 @@ from torch import Tensor
 
 STAKES = (1.0, 0.6, 0.35, 0.2, 0.1)  # θ: how much of the wealth each bettor puts on a sample
 SHARES = (0.4, 0.2, 0.2, 0.1, 0.1)  # w: how the first coin is divided between the bettors
+_LEAST_GROWTH = 1e-250  # nobody draws the samples that even this takes; with less their number would be no float
 
 
 def log_wealth(values: Tensor, at: Tensor) -> Tensor:
@@ -75,6 +76,7 @@ def least_samples(growth: float, log_wanted: float) -> int:
 
     growth: over 0.
     """
+    growth = max(growth, _LEAST_GROWTH)
     few, many = 0, 1
     while _log_wealth_of_equal(many, growth) < log_wanted:
         few, many = many, 2 * many

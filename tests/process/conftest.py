@@ -47,7 +47,7 @@ def served(
     running = Running(process, "", [])
     try:
         line = running.read_until("listening on")
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        found = re.search(r"https?://127\.0\.0\.1:\d+", line)
         assert found is not None
         running.url = found.group()
         if ready:

@@ -232,3 +232,9 @@ def test_wealth_lies_between_its_bounds(values) -> None:
         exact = log_wealth(x, m)
         assert (least <= exact + 1e-9).all()
         assert (exact <= most + 1e-9).all()
+
+
+def test_a_tolerance_that_nobody_reaches_wants_a_number_of_samples_all_the_same() -> None:
+    wanted = [least_samples(growth, LIMIT) for growth in (5e-324, 1e-300, 1e-100, 1e-9)]
+    assert wanted == sorted(wanted, reverse=True)
+    assert min(wanted) > 1_000_000

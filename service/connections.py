@@ -1,0 +1,261 @@
+"""What one connection may cost: uvicorn's protocol with bounds on heads, pipelines and time.
+
+A client that is slow, silent or broken ends its own connection and nothing else. Deadlines are looked at in sweeps over
+all connections of a listener, so that a request costs no timers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from service.api.problems import problem
+from service.connection_limits import ConnectionLimits, Reading, overdue, too_slow
+from service.errors import ErrorbarError, HeadersTooLarge, MalformedRequest, Overloaded, RequestTimeout
+
+log = logging.getLogger("errorbar")
+_PIPELINED = 16  # requests of one connection that wait for the one before
+_OTHER_FILES = 256  # what else a server has open: models, libraries, pipes
+
+
+@dataclass
+class Port:
+    """One address that is listened on, and who is connected. state: what the ASGI scope of its requests says.
+    refused: is told of every request that never reached the application."""
+
+    host: str
+    number: int
+    limits: ConnectionLimits
+    refused: Callable[[ErrorbarError], None]
+    state: dict[str, Any] = field(default_factory=dict)
+    open: set[Connection] = field(default_factory=set)
+
+    def sweep(self, now_s: float) -> None:
+        """Ends the connections that are over a deadline."""
+        for connection in list(self.open):
+            connection.look(now_s)
+
+
+class Connection(HttpToolsProtocol):
+    """One connection of a port. What is wrong before a request has a route is answered here, as a problem, once every
+    earlier request of the connection has its answer; then the connection ends."""
+
+    def __init__(self, port: Port, config: Config, server_state: ServerState, app_state: dict[str, Any],
+                 loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(config, server_state, app_state | port.state, loop)
+        self._port, self._limits = port, port.limits
+        self._reading: Reading = "head"
+        self._since_s = loop.time()
+        self._head_bytes = 0  # of a head that is not complete, without what came with its beginning
+        self._silent = True  # nothing ever came
+        self._running: RequestResponseCycle | None = None  # uvicorn's `cycle` is the one that came last
+        self._last_words: bytes | None = None
+        self._lingers = False  # all is said
+        self._unread: tuple[float, int] | None = None  # since when, and how many bytes then
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._port.open.add(self)
+        self._since_s = self.loop.time()
+        if len(self._port.open) > self._limits.connections:
+            self._refuse(Overloaded(
+                f"{self._limits.connections} connections are open, the most that may be; nothing was computed, a retry "
+                "is safe", retry_after_s=1.0))
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._port.open.discard(self)
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:
+            # uvicorn tells only the request that came last
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self._reading == "nothing":
+            return
+        self._unset_keepalive_if_required()
+        self._silent = False
+        if self._reading == "idle":
+            self._begin_head()
+        elif self._reading == "head":
+            self._head_bytes += len(data)
+        try:
+            self._parse(data)
+            if self._head_bytes > self._limits.header_bytes:
+                raise self._head_too_large()
+        except httptools.HttpParserCallbackError as e:
+            cause = e.__context__
+            self._refuse(cause if isinstance(cause, ErrorbarError) else MalformedRequest("a request of HTTP expected"))
+        except httptools.HttpParserError as e:
+            self._refuse(MalformedRequest(f"a request of HTTP expected: {e}"))
+        except HeadersTooLarge as e:
+            self._refuse(e)
+
+    def _parse(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as e:
+                # no other protocol is spoken here, and who may speak both says so with an ordinary request, its body
+                # included: it is read again without that offer, since the parser would leave its body out
+                data = _without_upgrade(self.parser, self.url, self.headers) + data[e.args[0]:]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def on_message_begin(self) -> None:
+        self._begin_head()
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # what trails a body is no header of the request, which has been let in by then
+        if self._reading == "head":
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > self._limits.header_bytes or len(self.headers) > self._limits.headers:
+            raise self._head_too_large()
+        if len(self.pipeline) >= _PIPELINED:
+            raise Overloaded(f"more than {_PIPELINED} requests wait on one connection", retry_after_s=1.0)
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise MalformedRequest("a request to this server expected, got CONNECT")
+            return
+        super().on_headers_complete()
+        self._reading, self._since_s, self._head_bytes = "body", self.loop.time(), 0
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+        self._reading = "idle"
+        if self._answered and not self.pipeline:
+            # it was answered before its body had come, and what came since has stopped the clock
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._end_if_answered()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def resume_writing(self) -> None:
+        self._unread = None
+        super().resume_writing()
+
+    def look(self, now_s: float) -> None:
+        """Ends the connection where its time is over."""
+        self._look_at_unread(now_s)
+        if self.flow.read_paused and self._reading != "nothing":
+            self._since_s = now_s  # the server is not reading: time does not pass for the client
+        elif overdue(self._reading, now_s - self._since_s, self._limits):
+            if self._silent or self._lingers:
+                self.transport.abort()
+            elif self._reading != "nothing":
+                self._refuse(RequestTimeout(f"the {self._reading} of the request did not come whole in time"))
+
+    def _look_at_unread(self, now_s: float) -> None:
+        left = self.transport.get_write_buffer_size()
+        if not left:
+            self._unread = None
+        elif self._unread is None:
+            self._unread = now_s, left
+        else:
+            since_s, before = self._unread
+            if too_slow(before - left, now_s - since_s, self._limits):
+                self.transport.abort()
+            elif now_s - since_s > self._limits.unread_s:
+                self._unread = now_s, left
+
+    def _begin_head(self) -> None:
+        self._reading, self._since_s, self._head_bytes = "head", self.loop.time(), 0
+
+    def _head_too_large(self) -> HeadersTooLarge:
+        return HeadersTooLarge(
+            f"at most {self._limits.headers} headers, and with the address at most {self._limits.header_bytes} bytes, "
+            "expected")
+
+    def _refuse(self, error: ErrorbarError) -> None:
+        """Reads nothing more, and answers with the error once what came before has its answer."""
+        broken = self.cycle if self._reading == "body" else None
+        self._reading, self._since_s = "nothing", self.loop.time()
+        self._port.refused(error)
+        if broken is None or self._running is not broken:
+            if broken is not None:
+                self.pipeline.popleft()  # it came last, and its body will not come
+            self._last_words = _as_bytes(error)
+            self._end_if_answered()
+        elif broken.response_started:
+            self.transport.close() if broken.response_complete else self.transport.abort()
+        else:
+            broken.disconnected = True
+            broken.message_event.set()
+            self._say(_as_bytes(error))
+
+    def _end_if_answered(self) -> None:
+        if self._last_words is not None and not self.pipeline and self._answered:
+            self._say(self._last_words)
+
+    @property
+    def _answered(self) -> bool:
+        return self._running is None or self._running.response_complete
+
+    def _say(self, words: bytes) -> None:
+        """Writes the last of what this connection is told. The client gets a moment to read it: a connection that is
+        closed with bytes unread is reset, and what was written may be lost."""
+        self._unset_keepalive_if_required()
+        self._last_words, self._lingers, self._since_s = None, True, self.loop.time()
+        self.flow.resume_reading()
+        self.transport.write(words)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+
+def _as_bytes(error: ErrorbarError) -> bytes:
+    """An answer from before the application: as `problem`, with an id of its own."""
+    request_id = uuid.uuid4().hex
+    response = problem(error, request_id)
+    headers = [*response.raw_headers, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
+    lines = [STATUS_LINE[response.status_code], *(b"%s: %s\r\n" % header for header in headers), b"\r\n"]
+    return b"".join(lines) + cast(bytes, response.body)
+
+
+def _without_upgrade(parser: httptools.HttpRequestParser, url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The head that was parsed, without the offer to speak another protocol."""
+    lines = [b"%s %s HTTP/%s" % (parser.get_method(), url, parser.get_http_version().encode())]
+    for name, value in headers:
+        if name == b"connection":
+            kept = [token for token in value.split(b",") if token.strip().lower() in (b"close", b"keep-alive")]
+            value = b",".join(kept)
+        if name not in (b"upgrade", b"http2-settings"):
+            lines.append(b"%s: %s" % (name, value))
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def allow_files(connections: int) -> None:
+    """Raises the process's own limit on open files to what so many connections need, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("only %d files may be open, too few for %d connections: raise the limit (ulimit -n) or lower "
+                    "`connections`", allowed, connections)
