@@ -44,9 +44,9 @@ def has_wrk() -> bool:
     return shutil.which("wrk") is not None
 
 
-def saturated(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Saturated:
-    """`wrk` with one thread where it is installed, else `closed_loop`."""
-    if has_wrk():
+def saturated(port: int, requests: Sequence[bytes], connections: int, seconds: float, wrk: bool) -> Saturated:
+    """By `wrk` with one thread, or by `closed_loop`."""
+    if wrk:
         return _with_wrk(port, requests, connections, seconds)
     result = closed_loop(connecting("127.0.0.1", port), requests, connections, seconds)
     answered = result.counts().get("200", 0)

@@ -52,14 +52,14 @@ FULL = Plan(rounds=3, saturation_s=6, load_s=20, idle_s=10, connections=(16, 64)
 QUICK = Plan(rounds=1, saturation_s=2, load_s=4, idle_s=2, connections=(16, 64))
 
 
-def route_measured(port: int, pid: int, route: Route, plan: Plan, seed: int) -> Measured:
+def route_measured(port: int, pid: int, route: Route, plan: Plan, seed: int, wrk: bool) -> Measured:
     requests = [route.request(digit_rows(1, n)[0], n % _SEEDS) for n in range(_BODIES)]
-    saturated(port, requests, plan.connections[0], max(1, plan.saturation_s / 3))  # warm
+    saturated(port, requests, plan.connections[0], max(1, plan.saturation_s / 3), wrk)  # warm
     found: list[Saturated] = []
     cpu: list[float] = []
     for connections in plan.connections:
         before = cpu_s(pid)
-        found.append(saturated(port, requests, connections, plan.saturation_s))
+        found.append(saturated(port, requests, connections, plan.saturation_s, wrk))
         cpu.append(cpu_s(pid) - before)
     best = max(found, key=lambda each: each.rate)
     measured: Measured = {
@@ -85,7 +85,9 @@ def _a_request(seconds: float, requests: float) -> float | None:
     return seconds / requests * 1e3 if requests else None
 
 
-def server_measured(contender: Contender, cores: Sequence[int], plan: Plan, known: Truth, seed: int) -> Measured:
+def server_measured(
+    contender: Contender, cores: Sequence[int], plan: Plan, known: Truth, seed: int, wrk: bool
+) -> Measured:
     """What was measured of one start, or why there is nothing to measure."""
     if not contender.installed:
         return {"failed": "not installed"}
@@ -97,7 +99,7 @@ def server_measured(contender: Contender, cores: Sequence[int], plan: Plan, know
             environment = contender.environment(port, len(cores))
             with started(command, environment, cores, url, Path(folder) / "log", contender.whole(len(cores))) as pid:
                 verdicts = {name: wrong(port, route, known) for name, route in contender.routes.items()}
-                routes = {name: {"wrong": verdicts[name], **route_measured(port, pid, route, plan, seed)}
+                routes = {name: {"wrong": verdicts[name], **route_measured(port, pid, route, plan, seed, wrk)}
                           for name, route in contender.routes.items()}
                 memory = memory_bytes(pid)
                 time.sleep(1.0)  # what it does after its last answer is not idleness
@@ -114,6 +116,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> Measur
     if arguments.rounds:
         plan = Plan(**{**asdict(plan), "rounds": arguments.rounds})
     allowed = sorted(os.sched_getaffinity(0))
+    here = machine()  # before anything sets threads
     known = truth()
     runs = []
     for count in arguments.cores:
@@ -122,6 +125,9 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> Measur
             continue
         cores = allowed[:count]
         own = set(allowed[count:]) or set(allowed)
+        shared = own & set(cores) != set()
+        # where cores are shared, what the open loop's generator costs must be in the saturation that it is a share of
+        wrk = has_wrk() and not shared
         os.sched_setaffinity(0, own)
         rounds = []
         for number in range(plan.rounds):
@@ -130,14 +136,14 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> Measur
                 if arguments.servers and name not in arguments.servers:
                     continue
                 say(f"{count} cores, round {number + 1} of {plan.rounds}: {name}")
-                of_round[name] = server_measured(contender, cores, plan, known, seed=number)
+                of_round[name] = server_measured(contender, cores, plan, known, number, wrk)
             rounds.append(of_round)
         os.sched_setaffinity(0, allowed)
-        runs.append({"cores": count, "generator_shares_cores": own & set(cores) != set(), "rounds": rounds,
+        runs.append({"cores": count, "generator_shares_cores": shared, "wrk": wrk, "rounds": rounds,
                      "ratios": ratios(rounds)})
     return {
-        "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(), "samples": SAMPLES,
-        "saturation_by": "wrk" if has_wrk() else "closed loop", "plan": asdict(plan), "runs": runs,
+        "date": datetime.date.today().isoformat(), "machine": here, "commit": commit(), "samples": SAMPLES,
+        "plan": asdict(plan), "runs": runs,
     }
 
 

@@ -69,7 +69,7 @@ def heading(result: Measured) -> str:
     plan = result["plan"]
     return (
         f"{result['date']}, {result['machine']}, commit {result['commit']}. Single rows, T = {result['samples']}; "
-        f"saturation by {result['saturation_by']}, {plan['saturation_s']:g} s at {_listed(plan['connections'])} "
+        f"saturation {plan['saturation_s']:g} s at {_listed(plan['connections'])} "
         f"connections; open loops of {plan['load_s']:g} s; {plan['rounds']} rounds, medians.\n"
     )
 
@@ -84,6 +84,7 @@ def table(run: Measured) -> str:
     heads = ["server", "route", "requests a second", "connections", "p50 at 50 %, ms", "p99 at 50 %", "p50 at 80 %",
              "p99 at 80 %", "p99 / p50 at 80 %", "CPU a request at 80 %, ms", "memory, MiB", "idle CPU, %"]
     lines = [f"### {run['cores']} core{'s' * (run['cores'] > 1)} for the server, {shared}", "",
+             f"Saturation by {'wrk' if run['wrk'] else 'the generator in a closed loop'}.", "",
              "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     notes = []
     for name in dict.fromkeys(name for of_round in run["rounds"] for name in of_round):

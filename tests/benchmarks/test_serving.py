@@ -62,7 +62,7 @@ def test_the_table_says_what_is_wrong_lost_or_missing() -> None:
     rounds = [{**a_round(), PEER: server(uncertainty=of_route(1500.0, wrong="std is 0")),
                "LitServe, batching": {"failed": "not installed"},
                LOOP: server(uncertainty=of_route(400.0, p50=None, p99=None, closed=3))}]
-    text = table({"cores": 1, "generator_shares_cores": False, "rounds": rounds})
+    text = table({"cores": 1, "generator_shares_cores": False, "wrk": True, "rounds": rounds})
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "1500 ✗" in lines[PEER]
     assert "✗" not in lines[LOOP]
