@@ -108,6 +108,7 @@ class DrainingServer(uvicorn.Server):
             return
         told = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a worker starts with it blocked
         while True:
             try:
                 await asyncio.wait_for(told.wait(), _LOOK_S)

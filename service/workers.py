@@ -84,7 +84,9 @@ class Supervisor:
         self._settings, self._metrics, self._clock = settings, metrics, clock
         self._workers: list[Worker | None] = [None] * settings["workers"]
         self._due: dict[int, tuple[float, int]] = {}  # when an empty place is filled, and after how many deaths
-        self._told: list[int] = []  # signals that were not forwarded yet
+        self._told: list[int] = []  # signals to end that were not forwarded yet
+        self._look_again = False  # SIGHUP came
+        self._watches = any(settings.get(name) is not None for name in ("keys", "tls_certificate"))
 
     def run(self) -> int:
         with self._woken() as woken:
@@ -94,12 +96,16 @@ class Supervisor:
                 self._mourn()
                 wait_s = min((at for at, _ in self._due.values()), default=float("inf")) - self._clock.now()
                 _sleep(woken, max(0.0, wait_s))
+                if self._look_again:
+                    self._look_again = False
+                    for worker in filter(None, self._workers):
+                        worker.process.send_signal(signal.SIGHUP)
                 self._fill()
             return self._end(woken)
 
     def _start(self, place: int, deaths: int, listens_at_once: bool = False) -> None:
         """Signals wait in a new worker until it listens to them: none finds it half made."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDING, *[signal.SIGHUP] * self._watches))
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "service.worker"], stdin=subprocess.PIPE, process_group=0,
@@ -168,6 +174,9 @@ class Supervisor:
                 _sleep(woken, left)
         return 0 if well else 1
 
+    def _hang_up(self, *_: object) -> None:
+        self._look_again = True
+
     @contextmanager
     def _woken(self) -> Iterator[socket.socket]:
         """Signals, and the end of a child, can be read from this socket."""
@@ -176,6 +185,8 @@ class Supervisor:
         written.setblocking(False)
         before = {number: signal.signal(number, lambda told, _: self._told.append(told)) for number in _ENDING}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        if self._watches:  # as where one process serves: it ends a server that has no files to read again
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._hang_up)
         fd = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
         try:
             yield readable

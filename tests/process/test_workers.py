@@ -138,6 +138,21 @@ def test_workers_that_are_told_to_end_answer_what_is_in_flight_and_the_parent_ex
         server.read_until("workers told to end: 2")
 
 
+def test_every_worker_reads_its_keys_again_when_the_parent_is_told_so(one_model, tmp_path) -> None:
+    keys = tmp_path / "keys.toml"
+    made = subprocess.run([sys.executable, "-m", "service", "keys", "add", "ward", "--file", str(keys)], cwd=ROOT,
+                          capture_output=True, text=True, check=True)
+    with served("--models", str(one_model), "--workers", "2", ready=False, keys=str(keys)) as server:
+        seen(server, "listening on", 2)
+        seen(server, "ready: ", 2)
+        server.process.send_signal(signal.SIGHUP)
+        seen(server, ": read again", 2)
+        answer = httpx.get(f"{server.url}/v1/models", headers={"X-API-Key": made.stdout.split()[-1]})
+        assert answer.status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=60) == 0
+
+
 def test_a_worker_that_had_to_cut_a_request_makes_the_parent_exit_1(one_model) -> None:
     with served("--models", str(one_model), "--workers", "2", ready=False, grace_s="0.5") as server:
         seen(server, "listening on", 2)
