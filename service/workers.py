@@ -176,6 +176,9 @@ class Supervisor:
         written.setblocking(False)
         before = {number: signal.signal(number, lambda told, _: self._told.append(told)) for number in _ENDING}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        if self._settings["keys"] or self._settings["tls_certificate"]:
+            # "read your files again": workers look every second, and to be told so must not end their parent
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: None)
         fd = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
         try:
             yield readable
