@@ -26,6 +26,7 @@ SOURCES = sorted(Path(service.__file__).parent.rglob("*.py"))
 RUNS = {"eval", "exec", "compile", "__import__"}
 UNPICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
 SHELLS = {"subprocess", "pty", "commands"}
+STARTS_PROCESSES = {"workers.py": ["subprocess"]}  # this program again, and nothing that came over a port
 
 
 def violations(tree: ast.AST) -> list[str]:
@@ -47,7 +48,8 @@ def violations(tree: ast.AST) -> list[str]:
 
 def test_nothing_in_the_service_runs_or_unpickles_what_it_reads() -> None:
     assert len(SOURCES) > 50
-    assert {str(path): bad for path in SOURCES if (bad := violations(ast.parse(path.read_text())))} == {}
+    found = {path.name: bad for path in SOURCES if (bad := violations(ast.parse(path.read_text())))}
+    assert found == STARTS_PROCESSES
 
 
 @pytest.mark.parametrize("code", [

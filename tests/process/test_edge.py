@@ -181,3 +181,22 @@ def test_a_log_in_json_is_json_in_every_line_and_names_nothing_it_may_not(small_
     assert "flowers" not in json.dumps(lines)
     assert "forged" not in json.dumps(lines)
 
+
+
+def test_workers_share_keys_and_the_administrators_port_and_outlive_being_told_to_read_again(
+    tmp_path, small_models
+) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(with_key("", "old", hashed("old")))
+    with served("--models", str(small_models), workers="2", keys=str(path), admin_port="0") as server:
+        server.read_until("ready: ")  # the second one
+        server.process.send_signal(signal.SIGHUP)
+        path.write_text(with_key("", "new", hashed("new")))
+        for _ in range(2):
+            server.read_until("keys: read again")
+        for key, status in [("old", 401), ("new", 200)] * 8:  # of connections of their own, so that both are asked
+            answer = httpx.post(f"{server.url}{PREDICT}", json=ROW, headers={"X-API-Key": key})
+            assert answer.status_code == status
+        assert httpx.get(f"{server.url}/metrics").status_code == 404
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=60) == 0
