@@ -26,7 +26,6 @@ SOURCES = sorted(Path(service.__file__).parent.rglob("*.py"))
 RUNS = {"eval", "exec", "compile", "__import__"}
 UNPICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
 SHELLS = {"subprocess", "pty", "commands"}
-STARTS_PROCESSES = {"workers.py": ["subprocess"]}  # this program again, and nothing that came over a port
 
 
 def violations(tree: ast.AST) -> list[str]:
@@ -49,7 +48,17 @@ def violations(tree: ast.AST) -> list[str]:
 def test_nothing_in_the_service_runs_or_unpickles_what_it_reads() -> None:
     assert len(SOURCES) > 50
     found = {path.name: bad for path in SOURCES if (bad := violations(ast.parse(path.read_text())))}
-    assert found == STARTS_PROCESSES
+    assert found == {"workers.py": ["subprocess"]}
+
+
+def test_the_one_process_that_is_started_is_the_servers_own_and_no_shell() -> None:
+    tree = ast.parse((Path(service.__file__).parent / "workers.py").read_text())
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Call)
+            and ast.unparse(node.func).startswith(("subprocess.", "os.exec", "os.spawn"))]
+    commands = [ast.unparse(call.args[-1]) for call in uses]
+    assert commands == [
+        "[sys.executable, '-m', 'service.workers', str(written)]", "[sys.executable, '-m', 'service.worker']"]
+    assert not any(word.arg in ("shell", "executable") for call in uses for word in call.keywords)
 
 
 @pytest.mark.parametrize("code", [
