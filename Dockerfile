@@ -18,7 +18,7 @@ RUN if [ -n "${LOCKED}" ]; then \
 
 FROM packages AS errorbar
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
-COPY README.md ./
+COPY README.md setup.py ./
 COPY service ./service
 COPY models ./models
 RUN python3 -m pip --python /opt/venv/bin/python install --no-deps --prefix /opt/errorbar . \

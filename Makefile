@@ -75,7 +75,7 @@ define venv
 endef
 PIP = $(@D)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt $(PIP_OPTIONS)
 
-.venv/.serve .venv/.test .venv/.lint .venv/.recipes: pyproject.toml constraints.txt $(wildcard service/native/*.[ch]) .venv/bin/python
+.venv/.serve .venv/.test .venv/.lint .venv/.recipes: pyproject.toml setup.py constraints.txt $(wildcard service/native/*.[ch]) .venv/bin/python
 	$(venv)
 	$(PIP) --editable ".$(EXTRAS$(@F))"
 	@touch $@

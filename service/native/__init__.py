@@ -1,8 +1,8 @@
 """Loops in C, for what torch has no fast operation for. Built when the package is installed, where there is a compiler.
 
 Without it everything runs on torch and numpy: the same masks bit for bit, the same answers within rounding, slower.
-The library shares the threads that torch computes with (OpenMP). Where what was built is not of this source, it is not
-used.
+The library shares the threads that torch computes with (OpenMP). It knows the digest of the sources that it was built
+of; where others lie beside it, it is not used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-_LAYOUT = 8  # of the structures below, as in library.h
+from service.native.sources import digest
+
+_FOLDER = Path(__file__).parent
 MOST_CLASSES = 1024
 MOST_BLOCKS = 64
 _ONE_THREAD = 1 << 15
@@ -59,7 +61,7 @@ class Chain(ctypes.Structure):
 
     _fields_: ClassVar[Sequence[tuple[str, type]]] = [
         ("rows", _Int), ("samples", _Int), ("count", _Int), ("row_masks", _Int), ("softmax", _Int),
-        ("values", _Pointer), ("output", _Pointer), ("stages", _Pointer),
+        ("largest", ctypes.c_float), ("values", _Pointer), ("output", _Pointer), ("stages", _Pointer),
     ]
 
 
@@ -105,19 +107,21 @@ class ChannelSums(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The functions of library.h; None where they were not built, or not from this source."""
-    found = PathFinder.find_spec(f"{__name__}.library", [str(Path(__file__).parent)])
+    """The functions of library.h; None where they were not built, or of other sources than these."""
+    found = PathFinder.find_spec(f"{__name__}.library", [str(_FOLDER)])
     if found is None or found.origin is None:
         return None
     assert torch.__version__  # its OpenMP is loaded first, and shared by name
     try:
         loaded = ctypes.CDLL(found.origin)
-        same = loaded.errorbar_layout() == _LAYOUT
+        loaded.errorbar_sources.restype = ctypes.c_char_p
+        built_of = loaded.errorbar_sources().decode()
     except (OSError, AttributeError) as e:
         logging.getLogger(__name__).warning("%s cannot be used, so torch does its work: %s", found.origin, e)
         return None
-    if not same:
-        logging.getLogger(__name__).warning("%s is of another version; torch does its work", found.origin)
+    if digest(_FOLDER) not in (None, built_of):
+        logging.getLogger(__name__).warning(
+            "%s was built of other sources than these, so torch does its work until it is built again", found.origin)
         return None
     for name in ("masks", "moments", "dense_chain", "softmax", "information", "statistics", "channel_sums"):
         getattr(loaded, f"errorbar_{name}").argtypes = [ctypes.c_void_p, ctypes.c_int]
@@ -128,6 +132,13 @@ def reads(values: Tensor) -> bool:
     """Whether the library is there and can read the tensor: float32, contiguous, in the CPU's memory."""
     fits = values.dtype is torch.float32 and values.device.type == "cpu" and values.is_contiguous()
     return fits and library() is not None
+
+
+def check_float32(*tensors: Tensor) -> None:
+    """TypeError where one is of another type: its memory would be read as what it is not."""
+    for tensor in tensors:
+        if tensor.dtype is not torch.float32:
+            raise TypeError(f"float32 expected, got {tensor.dtype}")
 
 
 def threads(numbers: int) -> int:

@@ -1,6 +1,7 @@
 /* Chains of linear layers, one pass (a sample of a row) at a time. A unit that is dropped, or that an activation left
    at 0, costs nothing: its weights are not read. A pass' sums have an order of their own, so a row's answer does not
    depend on what else runs. */
+#include <float.h>
 #include <stdlib.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -66,4 +67,4 @@ int errorbar_dense_chain(const struct chain *c, int threads) {
     return (int)failed;
 }
 
-int errorbar_layout(void) { return LAYOUT; }
+const char *errorbar_sources(void) { return ERRORBAR_SOURCES; }

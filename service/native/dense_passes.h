@@ -1,18 +1,20 @@
 /* The chain of linear layers, once for each kind of processor: NAME(f), TARGET and, with AVX-512, COMPRESS are set. */
 
-/* place: of the units that are kept and not 0. Returns how many, or -1 where any unit is not finite, kept or not: a mask
-   multiplies it by 0, which is no number. */
-TARGET static inline int64_t NAME(active)(const float *value, const uint16_t *keeps, int64_t n, int32_t *place) {
+/* place: of the units that are kept and not 0. Returns how many, or -1 where the magnitude of any unit, kept or not, is
+   not at most `largest`. */
+TARGET static inline int64_t NAME(active)(
+    const float *value, const uint16_t *keeps, int64_t n, float largest, int32_t *place) {
     int64_t count = 0, bad = 0;
 #ifdef COMPRESS
     const __m512i step = _mm512_set1_epi32(16);
+    const __m512 most = _mm512_set1_ps(largest);
     __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     for (int64_t i = 0; i < n; i += 16, places = _mm512_add_epi32(places, step)) {
         const __m512 x = n - i >= 16 ? _mm512_loadu_ps(value + i)
                                      : _mm512_maskz_loadu_ps((__mmask16)((1u << (n - i)) - 1), value + i);
         const __m512 zero = _mm512_setzero_ps();
         const __mmask16 counts = _mm512_mask_cmp_ps_mask(keeps[i / 16], x, zero, _CMP_NEQ_UQ);
-        bad |= _mm512_cmp_ps_mask(_mm512_sub_ps(x, x), zero, _CMP_NEQ_UQ);
+        bad |= _mm512_cmp_ps_mask(_mm512_abs_ps(x), most, _CMP_NLE_UQ);
         _mm512_storeu_si512(place + count, _mm512_maskz_compress_epi32(counts, places));
         count += __builtin_popcount(counts);
     }
@@ -20,7 +22,7 @@ TARGET static inline int64_t NAME(active)(const float *value, const uint16_t *ke
     for (int64_t i = 0; i < n; i++) {
         place[count] = (int32_t)i;
         count += (keeps[i / 16] >> i % 16 & 1) & (value[i] != 0);
-        bad |= value[i] - value[i] != 0;
+        bad |= !(value[i] <= largest && value[i] >= -largest);
     }
 #endif
     return bad ? -1 : count;
@@ -66,7 +68,7 @@ TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t en
                 const int64_t pass = start + i, draw = c->row_masks ? pass : pass / c->rows;
                 read[i] = s ? value + i * room.stride : c->values + pass % c->rows * stage->in;
                 const uint16_t *keeps = stage->keeps + draw * stage->words;
-                counts[i] = NAME(active)(read[i], keeps, stage->in, room.place + i * room.stride);
+                counts[i] = NAME(active)(read[i], keeps, stage->in, s ? FLT_MAX : c->largest, room.place + i * room.stride);
                 bad[i] |= counts[i] < 0;
             }
             const float *weight = stage->weight;

@@ -1,10 +1,9 @@
-/* What Python calls. The structures are laid out again in __init__.py: whoever changes one changes LAYOUT in both. */
+/* What Python calls. The structures are laid out again in __init__.py. */
 #ifndef ERRORBAR_LIBRARY_H
 #define ERRORBAR_LIBRARY_H
 
 #include <stdint.h>
 
-#define LAYOUT 8
 #define MOST_CLASSES 1024
 #define MOST_BLOCKS 64
 
@@ -50,6 +49,7 @@ struct chain {
     int64_t rows, samples, count;
     int64_t row_masks;            /* whether each row has masks of its own */
     int64_t softmax;              /* whether to give probabilities; out of the last stage is at most MOST_CLASSES then */
+    float largest;                /* of values; where one is larger, a unit may overflow and the outputs are NaN */
     const float *values;          /* (rows, in of the first stage) */
     float *output;                /* (samples, rows, out of the last stage) */
     struct stage *stages;
@@ -123,6 +123,7 @@ int errorbar_channel_sums(const struct channel_sums *s, int threads);
 /* The most lanes that this processor runs: 16 or 8. */
 int64_t errorbar_channel_lanes(void);
 
-int errorbar_layout(void);
+/* The digest of the sources, as sources.py makes it. */
+const char *errorbar_sources(void);
 
 #endif

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from service.errors import UnservableModel
+from service.sampling.agreement import scale_of
 from service.sampling.arming import Inputs
 from service.sampling.sampler import Sampler
-from service.statistics import Uncertainty
+from service.statistics import Task, Uncertainty
 
 ADMITTED = 0.1
 ROWS = 32
@@ -27,8 +28,9 @@ _FLOOR = 1e-6  # of the output's scale: what any two ways of computing a row may
 @dataclass(frozen=True)
 class DtypeError:
     """How far a type of products moved `mean` and the prediction, in `mean_se`, and `std`, in `std_se`, of 50 samples:
-    root mean square over the outputs of the probe batch, the largest over the kernels. `mean` and `std` are under 0.1,
-    or it is refused; the prediction is told only."""
+    root mean square over the outputs of the probe batch, the largest over the kernels. Values are counted in the
+    standard errors of their own column. `mean` and `std` are under 0.1, or it is refused; the prediction is only
+    told."""
 
     mean: float
     std: float
@@ -44,10 +46,11 @@ def hold_to_float32(lowered: Sampler, exact: Sampler, rows: Inputs) -> DtypeErro
     told = [lowered.uncertainty(rows, _SAMPLES, kernel=kernel, method="sampled") for kernel in lowered.kernels]
     assert true.mean_se is not None
     assert true.std_se is not None
+    mean_se, std_se = (_own_scale(each, lowered.task) for each in (true.mean_se, true.std_se))
     error = DtypeError(
-        mean=max(_ratio(each.mean - true.mean, true.mean_se) for each in told),
-        std=max(_ratio(each.std - true.std, true.std_se) for each in told),
-        prediction=_ratio(lowered.predict(rows) - exact.predict(rows), true.mean_se),
+        mean=max(_ratio(each.mean - true.mean, mean_se) for each in told),
+        std=max(_ratio(each.std - true.std, std_se) for each in told),
+        prediction=_ratio(lowered.predict(rows) - exact.predict(rows), mean_se),
     )
     if not (error.mean < ADMITTED and error.std < ADMITTED):
         raise UnservableModel(
@@ -59,13 +62,19 @@ def hold_to_float32(lowered: Sampler, exact: Sampler, rows: Inputs) -> DtypeErro
     return error
 
 
-def _ratio(difference: Tensor, standard_error: Tensor) -> float:
-    known = _rms(standard_error)
-    return _rms(difference) / known if known else float("inf")
+def _own_scale(standard_error: Tensor, task: Task) -> Tensor:
+    """Root mean square over the rows, for each column, or over all of them where they are probabilities."""
+    squares = standard_error.double().square()
+    mean = squares.mean() if task in ("classification", "multilabel") else squares.mean(0)
+    return mean.sqrt().expand(standard_error.shape[1:])
 
 
-def _rms(values: Tensor) -> float:
-    return float(values.double().square().mean().sqrt())
+def _ratio(difference: Tensor, scale: Tensor) -> float:
+    """Root mean square, in scales. Columns that dropout does not reach have none, and do not count."""
+    reached = scale > 0
+    if not bool(reached.any()):
+        return float("inf")
+    return float((difference.double() / scale)[:, reached].square().mean().sqrt())
 
 
 def _check_alone(lowered: Sampler, rows: Inputs, company: Sequence[Uncertainty]) -> None:
@@ -76,8 +85,7 @@ def _check_alone(lowered: Sampler, rows: Inputs, company: Sequence[Uncertainty])
             alone = lowered.uncertainty(row, _SAMPLES, kernel=kernel, method="sampled")
             for others in company:
                 assert others.mean_se is not None
-                scale = float(others.mean.abs().max()) if lowered.task in ("regression", "generic") else 1.0
-                allowed = ADMITTED * others.mean_se[i] + _FLOOR * scale
+                allowed = ADMITTED * others.mean_se[i] + _FLOOR * scale_of(others.mean, lowered.task)
                 if bool(torch.any((alone.mean[0] - others.mean[i]).abs() > allowed)):
                     raise UnservableModel(
                         f"in {lowered.dtype} a row alone differs from itself in company by more than {ADMITTED} of its "

@@ -23,6 +23,7 @@ from service.sampling.kernels import USUAL_SAMPLES, Folded
 from service.sampling.layouts import Layout
 from service.sampling.lowering import is_product
 from service.sampling.partial_maps import ChannelsLastLinear, Geometry, MaskedConvolution, Pair
+from service.sampling.passes import takes_channels_last
 from service.sampling.plan import Plan, width_of
 from service.sampling.products import linear
 from service.sampling.sites import Site
@@ -48,14 +49,16 @@ class ChannelSums(Folded):
 
 
 def with_channel_sums(plan: Plan) -> Split | None:
-    """The plan's split with such convolutions, and what follows them, as one step each. None where there are none, or
-    no library to run them with.
+    """The plan's split with such convolutions, and what follows them, as one step each. None where there are none, no
+    library to run them with, or something in the suffix that cannot be run on what they give, which is channels last.
 
     Of a lowered plan all is float32 but for the linear layers that read the sums: that is faster than convolutions in
     bfloat16, and closer. None where more products than the last one are left, for which bfloat16 is wanted.
     """
     split = plan.exact or plan.split
     if native.library() is None or not isinstance(split.suffix, fx.GraphModule):
+        return None
+    if not takes_channels_last(split.suffix.graph):
         return None
     shapes = {site.name: site.mask_shape for site in plan.sites}
     made = _Rewritten(split.suffix, [shapes[name] for name in split.masks], plan.dtype)
@@ -105,6 +108,9 @@ class _Rewritten:
         named = dict(zip(("weight", "bias", "stride", "padding", "dilation", "groups"), node.args[1:], strict=False))
         weight, bias = (self._constant(named.get(name)) for name in ("weight", "bias"))
         if weight is None or (bias is None and named.get("bias") is not None) or named.get("groups", 1) != 1:
+            return None
+        read = (cast(fx.Node, value).meta["val"], weight, bias)
+        if any(tensor is not None and tensor.dtype is not torch.float32 for tensor in read):
             return None
         if layout != _ROWS_FIRST or not self._over_channels(mask, weight.shape[1]):
             return None

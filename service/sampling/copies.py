@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 
 
-def to_device(value: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """The value there, in that type; itself where it is already. Operations launched from here on wait for it."""
-    dtype = value.dtype if dtype is None else dtype
+def to_device(value: Tensor, device: torch.device) -> Tensor:
+    """The value there; itself where it is already. Operations launched from here on wait for it."""
     if device.type != "cuda" or value.device.type != "cpu":
-        return value.to(device, dtype)
+        return value.to(device)
     index = torch.cuda.current_device() if device.index is None else device.index
     computes, copies = torch.cuda.current_stream(index), _stream(index)
     with torch.cuda.stream(copies):
-        copied = value.to(dtype).pin_memory().to(torch.device("cuda", index), non_blocking=True)
+        copied = value.pin_memory().to(torch.device("cuda", index), non_blocking=True)
     computes.wait_stream(copies)
     copied.record_stream(computes)
     return copied

@@ -10,6 +10,7 @@ masked but not cut away: more multiplications, in a single product.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ _UNARY = {
 }  # element by element, and the in-place twin where it saves something
 _RELU: dict[tuple[Any, ...], bool] = {(): False, (_aten.relu.default,): True}
 _BINARY = {_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor}
+_FINITE = 2.0**126  # and less are numbers of float32 and bfloat16, after any rounding
+_DIP = 1.0  # activations are largest at an end of what they are given, but for less than this
 _DEVICE_STEP = 16  # units: products of such widths are quick, and draws have few widths between them
 _Step = Callable[[Tensor], Tensor]
 
@@ -59,6 +62,7 @@ class DenseChain:
         self.stages = list(stages)
         widths = [stage.weight.shape[1] for stage in stages] + [stages[-1].weight.shape[0]]
         self._hidden = [self._ready(stage.weight, stage.bias.squeeze(1)) for stage in stages[:-1]]
+        self.largest = _largest_safe(stages)
         self.bytes_per_sample = 4 * sum(a * b for a, b in itertools.pairwise(widths))  # when nothing drops
 
     def thinned(self, dropped: Sequence[np.ndarray]) -> list[Tensor]:
@@ -73,6 +77,7 @@ class DenseChain:
     def run_thinned(self, value: Tensor, thinned: Sequence[Tensor]) -> Tensor:
         """value: (rows, features), what the first site acts on; to (samples, rows, outputs)."""
         places, *layers = thinned
+        value = self._guarded(value)
         hidden = value.T.contiguous().index_select(0, places).view(layers[0].shape[0], -1, value.shape[0])
         return self._run_cut(hidden, layers, 0)
 
@@ -93,17 +98,25 @@ class DenseChain:
     def run_stacked(self, value: Tensor, samples: int, stacked: Sequence[Tensor]) -> Tensor:
         """As `run_thinned`."""
         weight, bias, *layers = stacked
-        hidden = linear(value, weight, bias).view(value.shape[0], samples, -1).permute(1, 2, 0)
+        hidden = linear(self._guarded(value), weight, bias).view(value.shape[0], samples, -1).permute(1, 2, 0)
         return self._run_cut(_after(self.stages[0], hidden), layers, 1)
 
     def run_masked(self, value: Tensor, masks: Sequence[Tensor]) -> Tensor:
         """As `run_thinned`. masks: a stage, (samples, rows or 1, in)."""
-        hidden, last = value * masks[0], self.stages[-1]
+        hidden, last = self._guarded(value) * masks[0], self.stages[-1]
         for stage, layer, mask in zip(self.stages, self._hidden, masks[1:], strict=False):
             hidden = _after(stage, linear(hidden, *layer)).mul_(mask)
         samples, rows, width = hidden.shape
         hidden = _after(last, torch.addmm(last.bias, last.weight, hidden.view(samples * rows, width).T))
         return hidden.view(-1, samples, rows).permute(1, 2, 0)
+
+    def _guarded(self, value: Tensor) -> Tensor:
+        """The value, (rows, features), with NaN in rows of which a hidden unit could overflow. Which units are computed
+        is a matter of kernel and mask; whether a row fails must not be."""
+        # no number is larger than the root of the sum of all squares, which torch finds thirty times as fast
+        if value.device.type == "cpu" and float(torch.linalg.vector_norm(value)) <= self.largest:
+            return value
+        return torch.where(value.abs().amax(1, keepdim=True) <= self.largest, value, torch.nan)
 
     def _ready(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """As `linear` reads them."""
@@ -140,6 +153,25 @@ class DenseChain:
         return hidden.transpose(1, 2)
 
 
+def _largest_safe(stages: Sequence[Stage]) -> float:
+    """A power of 2: so large may the numbers be that the first site acts on without any number overflowing before the
+    last layer, whatever the masks are; 0 where there is none."""
+    bounds = [(float(stage.weight.abs().sum(1).max()), float(stage.bias.abs().max())) for stage in stages[:-1]]
+
+    def largest_hidden(magnitude: float) -> float:
+        """A bound on every number before the last layer, for inputs up to that magnitude."""
+        largest = magnitude = magnitude / stages[0].keeps
+        for stage, after, (slope, shift) in zip(stages, stages[1:], bounds, strict=False):
+            weighted = slope * magnitude + shift
+            ends = _after(stage, torch.tensor([-weighted, weighted], dtype=torch.float64).view(1, 2, 1))
+            magnitude = (float(ends.abs().max()) + _DIP) / after.keeps
+            largest = max(largest, weighted, magnitude)
+        return largest
+
+    exponents = range(math.frexp(_FINITE)[1], -149, -1)
+    return next((2.0**e for e in exponents if largest_hidden(2.0**e) <= _FINITE), 0.0)
+
+
 def _after(stage: Stage, hidden: Tensor) -> Tensor:
     for step in stage.steps:
         hidden = step(hidden)
@@ -168,8 +200,8 @@ def _thinned(stage: Stage, places: Tensor, present: Tensor, outputs: Tensor | No
 
 
 def dense_chain(root: nn.Module, output: fx.Node, active: Mapping[fx.Node, str]) -> DenseChain | None:
-    """The chain from the active sites to `output`, or None where the suffix is anything else. root: holds the
-    parameters."""
+    """The chain from the active sites to `output`, or None where the suffix is anything else: what runs chains reads
+    float32 only. root: holds the parameters."""
     stages: list[Stage] = []
     node = output
     while len(stages) < len(active):
@@ -189,6 +221,8 @@ def dense_chain(root: nn.Module, output: fx.Node, active: Mapping[fx.Node, str])
         if not isinstance(site, fx.Node) or site not in active or mark is None or mark.kind != "dropout":
             return None
         if weight is None or (bias is None and parameters[1:] not in ([], [None])) or site.meta["val"].dim() != 2:
+            return None
+        if any(read is not None and read.dtype is not torch.float32 for read in (site.meta["val"], weight, bias)):
             return None
         column = (weight.new_zeros(len(weight)) if bias is None else bias).unsqueeze(1)
         stages.insert(0, Stage(active[site], 1 - mark.p, weight, column, tuple(steps), _RELU.get(tuple(targets))))

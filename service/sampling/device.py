@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 _AMPERE = (8, 0)
+_EXACT = {"ieee", "none"}  # torch's names
+_flag: Any = torch._C._get_fp32_precision_getter  # every request reads flags: their public names take 2 µs
 _CPU_WORKING_SET = 4 << 20  # about what stays in a core's cache
 _CUDA_WORKING_SET = 256 << 20  # enough to keep a device busy; not measured yet
 _CUDA_ROOM = 16  # so many times what is held on a CPU; not measured yet
@@ -79,21 +81,38 @@ def generator_put_back(device: torch.device) -> Iterator[None]:
 
 
 def exact_float32(device: torch.device) -> AbstractContextManager[None]:
-    """Without TF32, which torch allows for convolutions and recurrent layers on CUDA by default and whose ten bits
-    would move an answer by 1e-3. The flags are put back."""
-    return _precision("ieee") if device.type == "cuda" else nullcontext()
+    """Products of float32 without rounding what they multiply. On CUDA torch allows TF32 for convolutions and recurrent
+    layers by default, whose ten bits would move an answer by 1e-3; on a CPU with AMX
+    `torch.set_float32_matmul_precision("medium")`, by whoever shares the process, allows bfloat16. The flags are put
+    back."""
+    if device.type == "cuda":
+        return _precision("ieee", _cuda_flags())
+    return _precision("ieee", _cpu_flags()) if _cpu_may_round() else nullcontext()
 
 
 def tf32_products(device: torch.device) -> AbstractContextManager[None]:
     """With TF32 in all products of float32. The flags are put back."""
-    return _precision("tf32") if device.type == "cuda" else nullcontext()
+    return _precision("tf32", _cuda_flags()) if device.type == "cuda" else nullcontext()
+
+
+def _cuda_flags() -> list[Any]:
+    cudnn: Any = torch.backends.cudnn
+    return [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]
+
+
+def _cpu_flags() -> list[Any]:
+    onednn: Any = torch.backends.mkldnn
+    return [onednn.conv, onednn.rnn, onednn.matmul]
+
+
+def _cpu_may_round() -> bool:
+    exact = _flag("mkldnn", "conv") in _EXACT and _flag("mkldnn", "rnn") in _EXACT
+    return not (exact and _flag("mkldnn", "matmul") in _EXACT)
 
 
 @contextmanager
-def _precision(kind: str) -> Iterator[None]:
+def _precision(kind: str, flags: list[Any]) -> Iterator[None]:
     """kind: as torch's flags name it."""
-    cudnn: Any = torch.backends.cudnn
-    flags: list[Any] = [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]
     before = [flag.fp32_precision for flag in flags]
     try:
         for flag in flags:

@@ -2,6 +2,9 @@
 
 They run as they are, one row and one sample at a time, with the same masks a captured network would get. Slow, and
 right. Sites are what asks for noise while one row runs; a row alone needs no row axis to be told apart.
+
+A row in service may take a way that no example took, and meet other sites. They are named, chosen by the manifest's
+patterns and checked as those of the examples are, and every row is held against its own prediction.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
-from service.errors import UnservableModel
+from service.errors import ModelFailed, UnservableModel
+from service.sampling.agreement import agree, scale_of
 from service.sampling.arming import (
     Inputs,
     call,
@@ -32,10 +37,11 @@ from service.sampling.marks import alpha_scale, checked_rate
 from service.sampling.masks import MAX_OUTER, dropped
 from service.sampling.plan import Plan
 from service.sampling.reference import with_noise
-from service.sampling.sites import Site, selected
+from service.sampling.sites import Site, samples, selected
 from service.sampling.split import Split
 from service.statistics import BLOCK
 
+_NOT_ONLY_DROPOUT = "with dropout on the network computes something else than in eval mode, not only dropout"
 _ALPHA_KINDS = {"AlphaDropout": "alpha_dropout", "FeatureAlphaDropout": "feature_alpha_dropout"}
 _KINDS = {
     "Dropout1d": "feature_dropout", "Dropout2d": "feature_dropout", "Dropout3d": "feature_dropout",
@@ -46,16 +52,34 @@ _KINDS = {
 class EagerNetwork:
     """A module that is run as it is, and knows at each moment which of its parts is running."""
 
-    def __init__(self, module: nn.Module, positional: bool, names: Sequence[str]) -> None:
-        self._module, self._positional, self._names = module, positional, list(names)
+    def __init__(
+        self, module: nn.Module, positional: bool, names: Sequence[str], patterns: Sequence[str] | None = None
+    ) -> None:
+        """names: of the inputs. patterns: of the sites that sample; None for all. scale: of the outputs, once known."""
+        self._module, self._positional, self._names, self._patterns = module, positional, list(names), patterns
+        self.scale: Tensor | float = 0.0
         self._running: list[str] = []
         self._classes = {path: type(part).__name__ for path, part in module.named_modules()}
         for path, part in module.named_modules():
-            part.register_forward_pre_hook(lambda _m, _a, path=path: self._running.append(path))
+            part.register_forward_pre_hook(lambda m, _a, path=path: self._entered(path, m))
             part.register_forward_hook(lambda _m, _a, _o: self._left(), always_call=True)
+
+    def _entered(self, path: str, part: nn.Module) -> None:
+        self._running.append(path)
+        if isinstance(part, _DropoutNd) and part.training and part.p >= 1:  # it draws no numbers that could be seen
+            checked_rate(path, part.p)
 
     def _left(self) -> None:
         self._running.pop()
+
+    @property
+    def saturating(self) -> list[str]:
+        """Paths of modules that must stay in eval mode where they do not sample: no noise silences them."""
+        return [path for path, kind in self._classes.items() if kind in _ALPHA_KINDS]
+
+    def samples(self, site: str) -> bool:
+        """Whether a site is one of those that sample."""
+        return samples(site, self._patterns)
 
     def predict(self, rows: Sequence[Tensor]) -> Tensor:
         """The module in eval mode, row by row: an `if` on data may look at the first row only."""
@@ -111,9 +135,9 @@ def eager_plan(
     module: nn.Module, rows: Inputs, positional: bool, patterns: Sequence[str] | None, reason: str
 ) -> Plan:
     """A plan without a graph. reason: why there is none. UnservableModel where it would not be sampled rightly."""
-    network = EagerNetwork(module, positional, list(rows))
+    network = EagerNetwork(module, positional, list(rows), patterns)
     with no_foreign_randomness(), torch.random.fork_rng(devices=[]):
-        _check(network, module, rows)
+        network.scale = _scale_where_only_dropout(network, rows)
         sites = _find_sites(network, rows, patterns)
     output = network.predict(list(rows.values()))
     widths = [value[0].numel() for value in (*rows.values(), output)]
@@ -145,7 +169,7 @@ def _find_sites(network: EagerNetwork, rows: Inputs, patterns: Sequence[str] | N
     def noted(site: str, shape: tuple[int, ...], chance: float | None) -> Tensor:
         keep = _known(site, chance)
         kind, _ = network.kind(site)
-        p = checked_rate(site, round(1 - keep, 12))
+        p = _rate(site, keep)
         scale = alpha_scale(p) if "alpha" in kind else 1 / (1 - p)
         own = _own_shape(shape)
         before = found[site].mask_shape if site in found else own
@@ -162,18 +186,25 @@ def _find_sites(network: EagerNetwork, rows: Inputs, patterns: Sequence[str] | N
     ]
 
 
-def _check(network: EagerNetwork, module: nn.Module, rows: Inputs) -> None:
-    """What the probe asks of every network, where there is no graph to compare: with every site silent an armed row is
-    the prediction. UnservableModel otherwise."""
-    off = [path for path, part in module.named_modules() if type(part).__name__ in _ALPHA_KINDS]
+def _scale_where_only_dropout(network: EagerNetwork, rows: Inputs) -> Tensor | float:
+    """The outputs' scale on some rows. UnservableModel where with every site silent an armed row is not the prediction:
+    what the probe asks of every network, where there is no graph to compare."""
+    predicted = []
     for row in _each(rows):
         one, other = network.predict(row), network.predict(row)
         if not torch.equal(one, other):
             raise UnservableModel("two passes in eval mode differ: the network is random even with dropout off")
-        silent = network.sample(row, lambda site, _shape, keep: torch.tensor(_known(site, keep)), off)
-        if not torch.allclose(silent, one, rtol=1e-5, atol=1e-6):
-            raise UnservableModel("with dropout on the network computes something else than in eval mode, not only "
-                                  "dropout")
+        predicted.append(one)
+    silent, expected = torch.cat([_silent(network, row) for row in _each(rows)]), torch.cat(predicted)
+    scale = scale_of(expected)
+    if not agree(silent, expected, scale):
+        raise UnservableModel(_NOT_ONLY_DROPOUT)
+    return scale
+
+
+def _silent(network: EagerNetwork, row: Sequence[Tensor]) -> Tensor:
+    """A row with dropout on and every site doing nothing."""
+    return network.sample(row, lambda site, _shape, keep: torch.tensor(_known(site, keep)), network.saturating)
 
 
 class Eager:
@@ -186,10 +217,9 @@ class Eager:
     working_set_bytes = 1
     held = ()
 
-    def __init__(self, network: EagerNetwork, split: Split, sites: Sequence[Site]) -> None:
+    def __init__(self, network: EagerNetwork, split: Split) -> None:
         self._network, self.split = network, split
-        self._sites = {site.name: site for site in sites}
-        self._off = [network.kind(s.name)[1] for s in sites if not s.active and "alpha" in s.kind]
+        self._off = [path for path in network.saturating if not network.samples(path)]
 
     def drawn(self, draw: Draw, places: np.ndarray | None) -> list[Any]:
         return [draw, places]
@@ -198,24 +228,41 @@ class Eager:
         draw, places = drawn
         outputs = []
         for i in range(rows):
-            masks = _RowMasks(self._sites, draw, None if places is None else places[i : i + 1])
+            masks = _RowMasks(self._samples, draw, None if places is None else places[i : i + 1])
             row = [value[i : i + 1] for value in values]
+            if not draw.first:
+                self._hold(row)
             outputs.append(torch.stack([self._network.sample(row, masks.of(t), self._off) for t in range(samples)]))
         return torch.cat(outputs, 1)
+
+    def _samples(self, site: str) -> bool:
+        """Whether it samples. UnservableModel where it must rest and another site of its module samples."""
+        on = self._network.samples(site)
+        if not on and self._network.kind(site)[1] in self._network.saturating:
+            raise UnservableModel(f"site {site!r} cannot be left out while another site of the same module samples")
+        return on
+
+    def _hold(self, row: Sequence[Tensor]) -> None:
+        """ModelFailed where with every site silent the armed row is not its prediction: what no example has shown."""
+        silent, expected = _silent(self._network, row), self._network.predict(row)
+        scale = expected.abs().clamp_min(self._network.scale)
+        if bool(expected.isfinite().all()) and not agree(silent, expected, scale):
+            raise ModelFailed(f"{_NOT_ONLY_DROPOUT}, for one of these rows; the examples that it was prepared with did "
+                              "not show it")
 
 
 class _RowMasks:
     """Noise of one row, made for all samples of a draw when a site first asks."""
 
-    def __init__(self, sites: dict[str, Site], draw: Draw, place: np.ndarray | None) -> None:
-        self._sites, self._draw, self._place = sites, draw, place
+    def __init__(self, active: Callable[[str], bool], draw: Draw, place: np.ndarray | None) -> None:
+        """active: whether a site samples, by its name."""
+        self._active, self._draw, self._place = active, draw, place
         self._kept: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def of(self, sample: int) -> Any:
         def noise(site: str, shape: tuple[int, ...], chance: float | None) -> Tensor:
             keep = _known(site, chance)
-            known = self._sites.get(site)
-            if known is not None and not known.active:
+            if not self._active(site):
                 return torch.tensor(keep)
             key = site, shape
             if key not in self._kept:
@@ -228,16 +275,16 @@ class _RowMasks:
         own, draw = _own_shape(shape), self._draw
         if len(own) > MAX_OUTER + 1:
             raise UnservableModel(f"site {site!r} acts on a tensor of shape {shape}, which has too many axes")
-        bits = dropped(draw.design, draw.seed, site, round(1 - keep, 12), own, draw.first, draw.samples, self._place)
+        p = _rate(site, keep)
+        bits = dropped(draw.design, draw.seed, site, p, own, draw.first, draw.samples, self._place)
         return torch.from_numpy(~bits).to(torch.float32).reshape(draw.samples, *shape)
 
 
 def moves_output(network: EagerNetwork, sites: Sequence[Site], rows: Inputs, name: str, seed: int) -> bool:
     """Whether any of ten samples in which that site alone is on differs from the one in which none is."""
-    alone = {site.name: replace(site, active=site.name == name) for site in sites}
     off = [network.kind(site.name)[1] for site in sites if "alpha" in site.kind and site.name != name]
     for row in _each(rows):
-        masks = _RowMasks(alone, Draw("balanced", seed, 0, BLOCK, BLOCK), None)
+        masks = _RowMasks(lambda site: site == name, Draw("balanced", seed, 0, BLOCK, BLOCK), None)
         plain = network.predict(row)
         if any(not torch.allclose(network.sample(row, masks.of(t), off), plain, rtol=0, atol=0) for t in range(BLOCK)):
             return True
@@ -251,6 +298,10 @@ def _known(site: str, keep: float | None) -> float:
         raise UnservableModel(f"site {site!r} draws uniform random numbers in a network that cannot be captured: its "
                               "rate is not known, and it would be sampled with another one")
     return keep
+
+
+def _rate(site: str, keep: float) -> float:
+    return checked_rate(site, round(1 - keep, 12))
 
 
 def _own_shape(shape: Sequence[int]) -> tuple[int, ...]:

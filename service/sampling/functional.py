@@ -194,8 +194,8 @@ def _same_memory(node: fx.Node) -> set[fx.Node]:
             continue
         found.add(here)
         readers = [u for u in here.users if u.args and u.args[0] is here]
-        todo += [u for u in readers if _shares_memory(u) or _in_place(u)]
-        if (_shares_memory(here) or _in_place(here)) and isinstance(here.args[0], fx.Node):
+        todo += [u for u in readers if may_share_memory(u) or _in_place(u)]
+        if (may_share_memory(here) or _in_place(here)) and isinstance(here.args[0], fx.Node):
             todo.append(here.args[0])
     return found
 
@@ -212,12 +212,12 @@ def _in_place(node: fx.Node) -> bool:
     return schema is not None and bool(schema.is_mutable)
 
 
-def _shares_memory(node: fx.Node) -> bool:
+def may_share_memory(node: fx.Node) -> bool:
     """Whether a node's result may be a view of something else."""
     if node.op != "call_function":
         return False
     if node.target is operator.getitem:  # one of several views, as of a split
-        return isinstance(node.args[0], fx.Node) and _shares_memory(node.args[0])
+        return isinstance(node.args[0], fx.Node) and may_share_memory(node.args[0])
     schema = getattr(node.target, "_schema", None)
     if schema is not None and any(r.alias_info is not None for r in schema.returns) and not schema.is_mutable:
         return True

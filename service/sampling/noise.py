@@ -15,10 +15,12 @@ from torch import Tensor, fx
 
 from service.errors import Uncapturable, UnservableModel
 from service.sampling.functional import SOURCES, argument, owner, site_name
-from service.sampling.marks import Mark, marked, sites_of
+from service.sampling.marks import Mark, checked_rate, marked, sites_of
 
 _aten = torch.ops.aten
-_BISECTIONS = 32
+_BISECTIONS = 48
+_RATE_STEP = 2.0**-23  # of a uniform number of float32, with what a sum with it rounds: a rate is known to that
+_RATE_SHARE = 1e-3  # of itself: the same for small rates
 _TRIED, _TRIALS = 4096, 1024  # numbers that are drawn to see what is made of them, in at most so many draws
 _BESIDE = 1e-5  # of a threshold: numbers so close to it are not judged
 _PRODUCT, _QUOTIENT = _aten.mul.Tensor, _aten.div.Tensor
@@ -30,20 +32,34 @@ _EXPANDS = {_EXPAND_AS, _aten.expand.default}
 def collapse(graph: fx.Graph) -> None:
     """Makes every product with noise a site. UnservableModel where noise is used in another way."""
     taken = [mark.name for mark in sites_of(graph).values()]
-    for source in [n for n in graph.nodes if n.target in SOURCES]:
-        cone = _cone(source)
+    _drop_needless_expansions(graph)
+    sources = [n for n in graph.nodes if n.target in SOURCES]
+    cones = {source: _cone(source) for source in sources}
+    for source, cone in cones.items():
         products = [u for n in cone for u in n.users if u not in cone]
         if len(products) != 1 or products[0].target is not _PRODUCT:
-            raise _no_dropout(source, f"draws random numbers by {source.target} and does not multiply by them")
+            raise _no_dropout(source, f"draws random numbers by {source.target} and does not multiply by them alone")
+        if any(n in other for n in products[0].all_input_nodes for other in cones.values() if other is not cone):
+            raise _no_dropout(source, "multiplies random numbers by others before they reach a value")
         _make_site(graph, source, cone, products[0], taken)
+
+
+def _drop_needless_expansions(graph: fx.Graph) -> None:
+    """Takes out `expand_as` that leaves a value as it is: it reads the other one, which may be noise, for its shape."""
+    for node in [n for n in graph.nodes if n.target is _EXPAND_AS]:
+        value = cast(fx.Node, node.args[0])
+        if value.meta["val"].shape == node.meta["val"].shape:
+            node.replace_all_uses_with(value)
+            graph.erase_node(node)
 
 
 def _cone(source: fx.Node) -> list[fx.Node]:
     """What is made of the noise and of numbers that no input reaches, in order."""
     cone = [source]
     for node in source.graph.nodes:
-        if node.op == "call_function" and node is not source and any(n in cone for n in node.all_input_nodes):
-            others = [n for n in node.all_input_nodes if n not in cone and node.target is not _EXPAND_AS]
+        read = node.all_input_nodes[:1] if node.target is _EXPAND_AS else node.all_input_nodes  # of others the shape
+        if node.op == "call_function" and node is not source and any(n in cone for n in read):
+            others = [n for n in read if n not in cone]
             if all(n.op == "get_attr" or not isinstance(n.meta.get("val"), Tensor) for n in others):
                 cone.append(node)
     return cone
@@ -67,10 +83,11 @@ def _make_site(graph: fx.Graph, source: fx.Node, cone: list[fx.Node], product: f
     full = product.meta["val"].shape
     varies = tuple(n != 1 for n in [1] * (len(full) - len(shape)) + list(shape))
     silent = 1 / scale if source.target in _BERNOULLI and scale == kept[1] else None
-    mark = Mark(site_name(product, taken), "stochastic_depth", p, scale, varies, (dropped[0], kept[0]), silent,
-                owner(source)[0])
+    name = site_name(product, taken)
+    p = checked_rate(name, p)
+    mark = Mark(name, "stochastic_depth", p, scale, varies, (dropped[0], kept[0]), silent, owner(source)[0])
     if not any(v and not isinstance(n, int) for v, n in zip(varies, full, strict=True)):
-        raise UnservableModel(f"site {mark.name!r} draws one number for all rows: a row would depend on its neighbours")
+        raise UnservableModel(f"site {name!r} draws one number for all rows: a row would depend on its neighbours")
     with graph.inserting_before(product):
         site = marked(graph, value, mark)
     gone[0].replace_all_uses_with(site)
@@ -98,8 +115,14 @@ def _levels(
         middle = (low + high) / 2
         low, high = (middle, high) if _result(cone, made, middle) == first else (low, middle)
     below, above = (0.0, first), (1 - 2**-24, last)
-    chance = round(high, 6)  # float32 arithmetic in the network leaves it a little beside the number that was meant
-    return (below, above, chance) if first == 0 else (above, below, 1 - chance)
+    return (below, above, _meant(high)) if first == 0 else (above, below, _meant(1 - high))
+
+
+def _meant(rate: float) -> float:
+    """The shortest number that may have been meant: float32 arithmetic leaves a rate a little beside it."""
+    beside = min(_RATE_STEP, _RATE_SHARE * rate)
+    shortest = (float(f"{rate:.{digits}g}") for digits in range(1, 17))
+    return next((number for number in shortest if abs(number - rate) <= beside), rate)
 
 
 def _checked_shape(
@@ -167,7 +190,7 @@ def _made_of(noise: Tensor, cone: list[fx.Node], made: fx.Node) -> Tensor:
         arguments, named = fx.node.map_arg((node.args, dict(node.kwargs)), known)
         try:
             values[node] = cast(Any, node.target)(*arguments, **cast(Mapping[str, Any], named))
-        except RuntimeError:
+        except Exception:
             raise _no_dropout(cone[0], "makes of random numbers what cannot be followed") from None
     return cast(Tensor, values[made])
 

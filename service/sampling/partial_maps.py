@@ -63,11 +63,12 @@ class MaskedConvolution(nn.Module):
     def __init__(
         self, weight: Tensor, bias: Tensor | None, geometry: Geometry, rectified: bool, lanes: int | None = None
     ) -> None:
-        """weight: (outputs, channels, *kernel). lanes: output channels that are computed side by side, 16 or 8; what
-        the processor has by default."""
+        """weight: (outputs, channels, *kernel). All is float32. lanes: output channels that are computed side by side,
+        16 or 8; what the processor has by default."""
         super().__init__()
         library = native.library()
         assert library is not None
+        native.check_float32(weight, *([] if bias is None else [bias]))
         self._run, self._lanes = library.errorbar_channel_sums, lanes or int(library.errorbar_channel_lanes())
         self._geometry, self._rectified = geometry, rectified
         self.outputs, self._channels = weight.shape[:2]
@@ -84,6 +85,7 @@ class MaskedConvolution(nn.Module):
         """value: (rows, channels, height, width); mask: (samples, rows or 1, channels, 1, 1), of 0 and one positive
         number; after: the same for output channels. To (samples·rows, outputs, height, width), channels last."""
         rows, samples = value.shape[0], mask.shape[0]
+        native.check_float32(value, mask, *([] if after is None else [after]))
         size = (value.shape[2], value.shape[3])
         if size not in self._known:
             self._known[size] = self._described(size)

@@ -16,12 +16,13 @@ from service.sampling.marks import Mark, marked, site_input
 
 _aten: Any = torch.ops.aten
 _CONVOLUTIONS = {_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default}
+_PLANAR = {_aten.conv2d.default, _aten.conv2d.padding}
 _NORMED = {*_CONVOLUTIONS, _aten.linear.default}
 _EACH_UNIT = {_aten.relu.default, _aten.leaky_relu.default}  # commute with any mask
-_EACH_CHANNEL = {  # commute with a mask that is the same over a channel
-    _aten.max_pool1d.default, _aten.max_pool2d.default, _aten.max_pool3d.default,
-    _aten.avg_pool1d.default, _aten.avg_pool2d.default, _aten.avg_pool3d.default,
-    _aten.adaptive_avg_pool1d.default, _aten.adaptive_avg_pool2d.default, _aten.adaptive_avg_pool3d.default,
+_EACH_CHANNEL = {  # commute with a mask that is the same over so many last axes, which they pool
+    _aten.max_pool1d.default: 1, _aten.max_pool2d.default: 2, _aten.max_pool3d.default: 3,
+    _aten.avg_pool1d.default: 1, _aten.avg_pool2d.default: 2, _aten.avg_pool3d.default: 3,
+    _aten.adaptive_avg_pool1d.default: 1, _aten.adaptive_avg_pool2d.default: 2, _aten.adaptive_avg_pool3d.default: 3,
 }
 
 
@@ -33,14 +34,11 @@ def fold_batch_norm(graph: fx.Graph, root: nn.Module) -> None:
             continue
         if layer.target is _aten.linear.default and layer.meta["val"].dim() != 2:
             continue  # it normalises another axis than the layer's last
-        held = [_held(root, a) for a in (*layer.args[1:3], None)[:2]]
-        norm = [_held(root, a) for a in node.args[1:5]]
+        parameters = (*(*layer.args[1:3], None)[:2], *node.args[1:5])
+        weight, bias, gain, shift, mean, variance = held = [_held(root, a) for a in parameters]
         training, _, epsilon = node.args[5:8]
-        weight, bias = held
-        gain, shift, mean, variance = norm
-        if training or weight is None or mean is None or variance is None:
-            continue
-        if bias is None and layer.args[2:3] not in ((), (None,)):
+        computed = any(value is None and given is not None for value, given in zip(held, parameters, strict=True))
+        if training or computed or weight is None or mean is None or variance is None:
             continue
         factor = (variance.double() + cast(float, epsilon)).rsqrt() * (1.0 if gain is None else gain.double())
         folded = weight.double() * factor.view(-1, *[1] * (weight.dim() - 1))
@@ -57,9 +55,8 @@ def fold_batch_norm(graph: fx.Graph, root: nn.Module) -> None:
 
 
 def channels_last(graph: fx.Graph, root: nn.Module) -> None:
-    """Weights of two-dimensional convolutions channels last; their outputs then are too. Not where a window lies wholly
-    in a padding: torch 2.13's library then reads what is not there, and ends the process."""
-    if any(node.target is _aten.conv2d.default and _reads_padding_only(node) for node in graph.nodes):
+    """Weights of two-dimensional convolutions channels last; their outputs then are too."""
+    if not takes_channels_last(graph):
         return
     for node in graph.nodes:
         weight = _held(root, node.args[1]) if node.target is _aten.conv2d.default else None
@@ -69,6 +66,16 @@ def channels_last(graph: fx.Graph, root: nn.Module) -> None:
             # torch takes a single channel's own strides for channels first
             strides = (channels * height * width, 1, channels * width, channels)
             root.register_buffer(name, weight.new_empty_strided(weight.shape, strides).copy_(weight))
+
+
+def takes_channels_last(graph: fx.Graph) -> bool:
+    """Whether all of it can be run on values that lie channels last. Where a window of a convolution lies wholly in a
+    padding, torch 2.13's library then reads what is not there, and ends the process. A pool over three axes of a value
+    without rows of its own refuses them."""
+    return not any(
+        (node.target in _PLANAR and _reads_padding_only(node))
+        or (_EACH_CHANNEL.get(node.target) == 3 and node.meta["val"].dim() == 4) for node in graph.nodes
+    )
 
 
 def _reads_padding_only(node: fx.Node) -> bool:
@@ -81,9 +88,11 @@ def _reads_padding_only(node: fx.Node) -> bool:
             _of_axis(settings.get(name, default), axis - 2)
             for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
         )
-        if not all(isinstance(n, int) for n in (size, kernel, padding)):
+        if not all(isinstance(n, int) for n in (size, kernel)):
             return True
-        starts = range(-padding, size + padding - dilation * (kernel - 1), stride)
+        reach = dilation * (kernel - 1)
+        both = {"same": reach, "valid": 0}.get(padding, 2 * padding)  # sides together; the second has the odd one
+        starts = range(-(both // 2), size + both - both // 2 - reach, stride)
         if any(all(not 0 <= start + dilation * k < size for k in range(kernel)) for start in starts):
             return True
     return False
@@ -116,18 +125,13 @@ def _follower(site: fx.Node, mark: Mark) -> fx.Node | None:
     if mark.saturates or len(site.users) != 1:
         return None
     user = next(iter(site.users))
-    whole = user.target in _EACH_CHANNEL and _same_over_channels(site, mark)
+    pooled = _EACH_CHANNEL.get(user.target)  # of a value with fewer axes torch would pool the channels too
+    whole = pooled is not None and mark.varies == (True, True, *[False] * pooled)
     if not whole and user.target not in _EACH_UNIT:
         return None
     if user.target is _aten.leaky_relu.default and any(isinstance(a, fx.Node) for a in user.args[1:]):
         return None
     return user if user.all_input_nodes == [site] else None
-
-
-def _same_over_channels(site: fx.Node, mark: Mark) -> bool:
-    """Whether masks vary over rows and channels only, the first two axes."""
-    value: Tensor = site.meta["val"]
-    return value.dim() > 2 and mark.varies[:2] == (True, True) and not any(mark.varies[2:])
 
 
 def _held(root: nn.Module, node: Any) -> Tensor | None:

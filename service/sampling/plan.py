@@ -21,6 +21,7 @@ from service.sampling.conditional import Ending, MaskLaw
 from service.sampling.dense import DenseChain, dense_chain
 from service.sampling.flops import flops
 from service.sampling.folding import masked, masked_broadcast, repeat_rows
+from service.sampling.functional import may_share_memory
 from service.sampling.layouts import Layout, Layouts
 from service.sampling.linear import last_linear_site, matrix_of
 from service.sampling.marks import SATURATION, Mark, drop, mark_of, site_input
@@ -32,6 +33,8 @@ from service.sampling.windows import windowed
 
 if TYPE_CHECKING:
     from service.sampling.eager import EagerNetwork
+
+_aten: Any = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def make_plan(captured: Captured, patterns: Sequence[str] | None, raw_output: bo
     before, whole = _without_sites(captured.graph, boundary), _without_sites(captured.prediction, [predicted])
     share = flops(root, before, rows) / max(flops(root, whole, rows), 1)
     return Plan(
-        predict=_quick(root, whole),
+        predict=_quick(root, _owning(whole)),
         split=split,
         chain=dense_chain(captured.root, output, active),
         ending=_ending(captured, builder.mask_nodes, places, layouts, sites) if raw_output else None,
@@ -181,6 +184,22 @@ def _without_sites(graph: fx.Graph, wanted: Sequence[fx.Node]) -> fx.Graph:
         values[node] = values[site_input(node)] if node.target is drop else made.node_copy(node, lambda n: values[n])
     made.output(tuple(values[n] for n in wanted))
     return made
+
+
+def _owning(graph: fx.Graph) -> fx.Graph:
+    """The graph of a prediction, which is the caller's to change: a copy where it may be a part of the inputs or of the
+    weights."""
+    output = graph.output_node()
+    (result,) = cast(tuple[fx.Node], output.args[0])
+    node = result
+    while node.op == "call_function" and may_share_memory(node):
+        node = cast(fx.Node, node.args[0])
+    if node.op != "call_function":
+        with graph.inserting_before(output):
+            copy = graph.call_function(_aten.clone.default, (result,))
+        copy.meta = dict(result.meta)
+        output.args = ((copy,),)
+    return graph
 
 
 def _needed(graph: fx.Graph, wanted: Sequence[fx.Node], keep_inputs: bool) -> list[fx.Node]:

@@ -21,7 +21,7 @@ from service.sampling.arming import (
 )
 from service.sampling.bound import ROWS, hold_to_float32
 from service.sampling.capture import capture, output_of
-from service.sampling.device import lacks_bfloat16, lacks_tf32
+from service.sampling.device import exact_float32, lacks_bfloat16, lacks_tf32
 from service.sampling.double import hold_to_float64
 from service.sampling.eager import eager_plan, settle_resting
 from service.sampling.options import DTYPES, Dtype
@@ -61,24 +61,26 @@ def prepare(
         raise UnservableModel(f"noise_head: 'log_variance' or 'std' expected, got {noise_head!r}")
     positional = not isinstance(example_inputs, Mapping)
     try:
-        rows = {name: value.to(device) for name, value in _probe_rows(example_inputs).items()}
-        own = private_copy(module).to(device)
-        with no_foreign_randomness():
-            settle_resting(own, rows, positional)
-            _check_forward(own, rows, positional)
-        raw = task in ("regression", "generic") and noise_head is None  # elsewhere a nonlinear map follows
-        plan = _plan(own, rows, positional, sites, raw)
-        sampler = Sampler(own, plan, rows, positional, task, torch.device(device))
-        shape = sampler.output_shape
-        if task == "classification" and (len(shape) != 1 or shape[0] < 2):
-            raise UnservableModel(f"a classifier gives (rows, classes) with two classes or more, got {shape} for a row")
-        hold_to_float64(sampler, module, _given(example_inputs), positional)
-        admit(sampler, rows)
-        if dtype != "float32":
-            sampler = _lowered(sampler, cast(Dtype, dtype), rows, _probe_rows(example_inputs, ROWS))
-        sampler.tune(rows)
-        if noise_head is not None:
-            sampler.use_noise_head(noise_head)
+        with exact_float32(torch.device(device)):
+            rows = {name: value.to(device) for name, value in _probe_rows(example_inputs).items()}
+            own = private_copy(module).to(device)
+            with no_foreign_randomness():
+                settle_resting(own, rows, positional)
+                _check_forward(own, rows, positional)
+            raw = task in ("regression", "generic") and noise_head is None  # elsewhere a nonlinear map follows
+            plan = _plan(own, rows, positional, sites, raw)
+            sampler = Sampler(own, plan, rows, positional, task, torch.device(device))
+            shape = sampler.output_shape
+            if task == "classification" and (len(shape) != 1 or shape[0] < 2):
+                raise UnservableModel(
+                    f"a classifier gives (rows, classes) with two classes or more, got {shape} for a row")
+            hold_to_float64(sampler, module, _given(example_inputs), positional)
+            admit(sampler, rows)
+            if dtype != "float32":
+                sampler = _lowered(sampler, cast(Dtype, dtype), rows, _probe_rows(example_inputs, ROWS))
+            sampler.tune(rows)
+            if noise_head is not None:
+                sampler.use_noise_head(noise_head)
     except ErrorbarError:
         raise
     except Exception as e:

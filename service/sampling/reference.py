@@ -23,6 +23,8 @@ Noise = Callable[[Sequence[int], float | None], Tensor]
 
 class GivenNoise(TorchDispatchMode):
     """Gives every source of noise in torch what `noise(shape, keep)` says, and refuses those it does not know.
+    noise: gives a tensor of that shape, or one number for all of it. UnservableModel where it gives anything else:
+    numbers that the module draws apart must not become copies of one.
     keep: the chance of a 1; None where uniform numbers are drawn, of which only the network knows what it makes.
 
     All kinds of dropout come down to one drawing of Bernoulli numbers, 1 where a unit stays: what is intercepted here
@@ -39,19 +41,26 @@ class GivenNoise(TorchDispatchMode):
             return func(*args, **kwargs)
         if func is _aten.bernoulli_.float:
             keep = args[1] if len(args) > 1 else 0.5  # what is the default is left out
-            return args[0].copy_(self._noise(args[0].shape, keep))
+            return args[0].copy_(self._given(args[0].shape, keep))
         if func is _aten.bernoulli.p:
-            return torch.empty_like(args[0]).copy_(self._noise(args[0].shape, args[1]))
+            return torch.empty_like(args[0]).copy_(self._given(args[0].shape, args[1]))
         if func is _aten.native_dropout.default:
             value, p, train = args
             if not train:
                 return value.clone(), torch.ones_like(value, dtype=torch.bool)
-            stays = torch.empty_like(value).copy_(self._noise(value.shape, 1 - p))
+            stays = torch.empty_like(value).copy_(self._given(value.shape, 1 - p))
             return value * stays / (1 - p), stays.bool()
         if func in (_aten.rand.default, _aten.rand_like.default):
             filled = torch.zeros_like(args[0]) if func is _aten.rand_like.default else torch.zeros(args[0], **kwargs)
-            return filled.copy_(self._noise(filled.shape, None))
+            return filled.copy_(self._given(filled.shape, None))
         raise UnservableModel(f"the network draws random numbers by {func}, which is not supported")
+
+    def _given(self, shape: torch.Size, keep: float | None) -> Tensor:
+        noise = self._noise(shape, keep)
+        if noise.dim() and noise.shape != shape:
+            raise UnservableModel(f"the module draws noise of shape {tuple(shape)}, where its graph has a site with "
+                                  f"noise of shape {tuple(noise.shape)}")
+        return noise
 
 
 @contextmanager
@@ -99,17 +108,15 @@ class SiteNoise:
             return torch.tensor(mark.silent)
         dropped, kept = mark.noise
         noise = torch.where(mask != 0, kept, dropped)
-        if layout.per_row == 1:
-            return noise.movedim(0, layout.axis)
         noise = noise.expand(self._rows, *noise.shape[1:]).movedim(0, layout.lead)
-        return noise.flatten(layout.axis, layout.axis + 1)
+        return noise.flatten(layout.axis, layout.axis + 1) if layout.per_row > 1 else noise
 
 
 def reference_sample(
     module: nn.Module, rows: Inputs, positional: bool, noise: Sequence[Tensor], off: Sequence[str]
 ) -> Any:
     """One sample's raw output. noise: what each source in turn gives, in the shape in which the module asks for it or
-    one that broadcasts to it."""
+    as one number."""
     given = iter(noise)
 
     def following(shape: Sequence[int], keep: float | None) -> Tensor:

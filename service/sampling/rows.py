@@ -33,13 +33,38 @@ class RowShapes:
         rows = named_inputs(inputs, self._names)
         for name, (dtype, shape) in self._inputs.items():
             value = rows[name]
-            if value.shape[1:] != shape or value.is_floating_point() != dtype.is_floating_point:
+            fits = value.dim() == len(shape) + 1 and value.shape[1:] == shape
+            if not fits or _kind(value.dtype) != _kind(dtype):
                 raise InvalidInput(f"input {name}: {dtype} of shape (rows, {', '.join(map(str, shape))}) expected, got "
                                    f"{value.dtype} of {tuple(value.shape)}")
         counts = {name: value.shape[0] for name, value in rows.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
             raise InvalidInput(f"every input needs the same number of rows, at least 1, got {counts}")
-        return {name: to_device(rows[name], device, dtype) for name, (dtype, _) in self._inputs.items()}
+        return {
+            name: to_device(_converted(name, rows[name], dtype), device) for name, (dtype, _) in self._inputs.items()
+        }
+
+
+def _converted(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same numbers in that type. InvalidInput where it does not hold them: a whole number would become another, a
+    large one infinite."""
+    if value.dtype is dtype:
+        return value
+    made = value.to(dtype)
+    if dtype.is_floating_point or dtype.is_complex:
+        held = made.isfinite() | ~value.isfinite()
+    else:
+        whole = value.to(torch.int64)
+        held = made.to(torch.int64) == whole
+        if torch.uint64 in (value.dtype, dtype):  # half of its numbers are negative ones of int64
+            held &= whole >= 0
+    if not bool(held.all()):
+        raise InvalidInput(f"input {name}: {value[~held][0].item()} of {value.dtype} is beyond what {dtype} holds")
+    return made
+
+
+def _kind(dtype: torch.dtype) -> tuple[bool, bool]:
+    return dtype.is_floating_point, dtype.is_complex
 
 
 def part_of(rows: Inputs, places: range) -> Inputs:
@@ -59,7 +84,16 @@ def named_inputs(inputs: ExampleInputs, names: Sequence[str]) -> dict[str, Tenso
     if isinstance(inputs, Mapping):
         if set(inputs) != set(names):
             raise InvalidInput(f"inputs {', '.join(names)} expected, got {', '.join(map(str, inputs))}")
-        return {name: torch.as_tensor(inputs[name]) for name in names}
+        return {name: _tensor(name, inputs[name]) for name in names}
+    if not isinstance(inputs, Sequence):
+        raise InvalidInput(f"a tensor, a sequence or a mapping of tensors expected, got {type(inputs).__name__}")
     if len(inputs) != len(names):
         raise InvalidInput(f"{len(names)} inputs expected ({', '.join(names)}), got {len(inputs)}")
-    return {name: torch.as_tensor(value) for name, value in zip(names, inputs, strict=True)}
+    return {name: _tensor(name, value) for name, value in zip(names, inputs, strict=True)}
+
+
+def _tensor(name: str, value: object) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise InvalidInput(f"input {name}: a tensor expected, got {type(value).__name__}: {e}") from None

@@ -133,7 +133,7 @@ class Kernels:
 def _general(plan: Plan, sites: Sequence[Site], bank: SeedBank, device: torch.device) -> Kernel:
     """sites: the active ones."""
     if plan.network is not None:
-        return Eager(plan.network, plan.split, plan.sites)
+        return Eager(plan.network, plan.split)
     if plan.chain is not None:
         return FoldedChain(plan.chain, plan.split, sites, bank, device, plan.dtype)
     return Folded(plan.split, sites, bank, device, plan.dtype)

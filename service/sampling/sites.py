@@ -42,4 +42,9 @@ def selected(names: Sequence[str], patterns: Sequence[str] | None) -> list[bool]
             raise UnservableModel(
                 f"sites: {pattern!r} fits no site{nearest(pattern, names)}; the sites are {', '.join(names) or 'none'}"
             )
-    return [any(fnmatchcase(name, pattern) for pattern in patterns) for name in names]
+    return [samples(name, patterns) for name in names]
+
+
+def samples(name: str, patterns: Sequence[str] | None) -> bool:
+    """Whether a manifest's patterns choose that site."""
+    return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)

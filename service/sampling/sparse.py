@@ -45,7 +45,7 @@ class Sparse(FoldedChain):
         self._stages = (native.Stage * len(chain.stages))(*map(self._stage, chain.stages))
         self.normalised = classifies and self._outputs <= native.MOST_CLASSES
         self._chain_of_stages = native.Chain(
-            count=len(self._stages), softmax=self.normalised, stages=addressof(self._stages)
+            count=len(self._stages), softmax=self.normalised, largest=chain.largest, stages=addressof(self._stages)
         )
         self._products = sum(stage.weight.numel() for stage in chain.stages)
 
@@ -63,6 +63,7 @@ class Sparse(FoldedChain):
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
         value, output = values[0].contiguous(), torch.empty(samples, rows, self._outputs)
+        native.check_float32(value)
         for stage, keeps in zip(self._stages, drawn, strict=True):
             stage.keeps = keeps.data_ptr()
         chain = self._chain_of_stages

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import native
+from service.native.sources import digest
 from service.sampling.masks import multipliers
 from service.sampling.outputs import Outputs
 from service.statistics import Accumulator
@@ -81,13 +84,53 @@ def test_what_is_not_a_number_stays_so(balanced) -> None:
     assert moments.finish().std.isnan().tolist() == [[False, False], [True, False]]
 
 
-def test_a_library_of_another_version_is_not_used(monkeypatch, caplog) -> None:
-    monkeypatch.setattr(native, "_LAYOUT", native._LAYOUT + 1)
+@pytest.fixture
+def folder(monkeypatch, tmp_path) -> Iterator[Path]:
+    """A copy of the library with its sources, from which it is loaded."""
+    for file in Path(native.__file__).parent.iterdir():
+        if file.is_file():
+            shutil.copy2(file, tmp_path)
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
     native.library.cache_clear()
-    try:
-        assert native.library() is None
-    finally:
-        native.library.cache_clear()
+    yield tmp_path
+    native.library.cache_clear()
+
+
+@needs_library
+def test_a_library_that_was_built_of_other_sources_is_not_used(folder, caplog) -> None:
+    with (folder / "masks.c").open("a") as source:
+        source.write("/* changed */")
+    assert native.library() is None
+    assert "was built of other sources" in caplog.text
+
+
+@needs_library
+def test_a_library_is_used_beside_its_own_sources_and_beside_none(folder) -> None:
+    assert native.library() is not None
+    for source in [*folder.glob("*.c"), *folder.glob("*.h")]:
+        source.unlink()
+    native.library.cache_clear()
+    assert native.library() is not None
+
+
+def test_the_digest_tells_every_name_and_byte_of_the_sources(tmp_path) -> None:
+    assert digest(tmp_path) is None
+    (tmp_path / "a.c").write_text("x")
+    found = {digest(tmp_path)}
+    (tmp_path / "a.c").write_text("y")
+    found.add(digest(tmp_path))
+    (tmp_path / "a.c").rename(tmp_path / "b.c")
+    found.add(digest(tmp_path))
+    (tmp_path / "a.h").touch()
+    found.add(digest(tmp_path))
+    assert len(found) == 4
+
+
+def test_numbers_of_another_type_are_refused_before_memory_is_read() -> None:
+    native.check_float32(torch.ones(2), torch.ones(3, 1))
+    for dtype in (torch.float64, torch.float16, torch.int32):
+        with pytest.raises(TypeError, match="float32 expected"):
+            native.check_float32(torch.ones(2), torch.ones(2, dtype=dtype))
 
 
 @needs_library

@@ -236,6 +236,29 @@ def test_a_network_for_which_it_is_too_coarse_is_refused_with_the_figures() -> N
         prepare(seeded(Scaled), x, task="regression", dtype="bfloat16")
 
 
+@needs_bfloat16
+def test_an_output_for_which_it_is_too_coarse_is_not_hidden_by_a_larger_one() -> None:
+    class Large(Scaled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.large = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Dropout(0.8), nn.Linear(64, 64), nn.ReLU(),
+                                       nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 1e6 * self.large(x)
+
+    class Beside(Large):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([super().forward(x), Scaled.forward(self, x)], 1)
+
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    error = prepare(seeded(Large), x, task="regression", dtype="bfloat16").dtype_error
+    assert error is not None
+    assert error.mean < ADMITTED / 2
+    with pytest.raises(UnservableModel, match=r"moves by \d+\.\d{3} of its standard error.*\d+\.\d{3} of its own"):
+        prepare(seeded(Beside), x, task="regression", dtype="bfloat16")
+
+
 def test_a_network_that_runs_eagerly_is_refused() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service import native
+from service.errors import UnservableModel
 from service.sampling import Sampler, prepare
 from service.sampling.device import lacks_bfloat16
 from service.sampling.kernels import Folded, Kernel
@@ -294,7 +297,7 @@ def test_a_kernel_that_is_wrong_where_the_general_one_is_right_is_left_out_and_t
     assert [type(kernel) for kernel in sampler.kernels] == [Folded]
     assert sampler.serves_from == [(1, sampler.kernels[0])]
     (note,) = sampler.described().notes
-    assert note.startswith(f"{SUMS}: left out: on the example rows it is ")
+    assert note.startswith(f"{SUMS}: left out: on the example rows with shared masks it is ")
     torch.testing.assert_close(
         sampler.uncertainty(X, 30, 3, include_samples=True).draws, sampler.reference(X, 30, 3).draws, atol=2e-6, rtol=0
     )
@@ -333,3 +336,99 @@ def test_in_bfloat16_a_network_with_more_products_behind_the_sums_has_all_of_the
     net = Read(nn.Dropout2d(0.3), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3))
     assert SUMS in [kernel.name for kernel in prepare(net, IMAGES, "generic").kernels]
     assert [kernel.name for kernel in prepare(net, IMAGES, "generic", dtype="bfloat16").kernels] == ["folded"]
+
+
+@needs_library
+@pytest.mark.parametrize("masks", ["shared", "independent"])
+def test_a_kernel_that_is_wrong_with_one_kind_of_masks_only_or_gives_no_number_is_left_out(monkeypatch, masks) -> None:
+    right = MaskedConvolution.forward
+
+    def wrong(self: MaskedConvolution, value: Tensor, mask: Tensor, after: Tensor | None = None) -> Tensor:
+        found = right(self, value, mask, after)
+        return found * float("nan") if (mask.shape[1] == 1) == (masks == "shared") else found
+
+    monkeypatch.setattr(MaskedConvolution, "forward", wrong)
+    sampler = prepare(Net(0.3), X, task="classification")
+    assert [type(kernel) for kernel in sampler.kernels] == [Folded]
+    (note,) = sampler.described().notes
+    assert f"with {masks} masks it is inf" in note
+
+
+@needs_library
+@pytest.mark.parametrize("wrong", [1.01, float("nan")])
+def test_a_general_kernel_that_is_wrong_with_independent_masks_is_refused(monkeypatch, wrong) -> None:
+    """Whichever kernel may come to serve them."""
+    right = Folded.run
+
+    def run(self: Folded, values: list[Tensor], rows: int, samples: int, drawn: list[Tensor]) -> Tensor:
+        found = right(self, values, rows, samples, drawn)
+        return found * wrong if type(self) is Folded and drawn[0].shape[1] > 1 else found
+
+    monkeypatch.setattr(Folded, "run", run)
+    with pytest.raises(UnservableModel, match="with independent masks the fast path differs"):
+        prepare(Net(0.3), X, task="generic")
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_sums_of_anything_but_float32_are_refused_before_memory_is_read(dtype) -> None:
+    drawn = case(7)
+    run = drawn.made()
+    with pytest.raises(TypeError, match="float32 expected"):
+        run(drawn.value.to(dtype), drawn.mask)
+    with pytest.raises(TypeError, match="float32 expected"):
+        run(drawn.value, drawn.mask.to(dtype))
+    with pytest.raises(TypeError, match="float32 expected"):
+        MaskedConvolution(drawn.weight.to(dtype), None, drawn.geometry, True)
+
+
+class PlainWeight(nn.Module):
+    """A weight that is neither parameter nor buffer, which keeps its type when the network is cast to float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.site, self.head = nn.Conv2d(1, 8, 3), nn.Dropout2d(0.3), nn.Linear(600, 2)
+        self.plain = torch.randn(6, 8, 3, 3, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        summed = F.conv2d(self.site(self.first(x).double()), self.plain, padding=1)
+        return self.head(summed.flatten(1).float())
+
+
+@needs_library
+def test_a_convolution_of_float64_runs_as_it_is() -> None:
+    sampler = prepare(PlainWeight(), IMAGES, task="regression")
+    assert [type(kernel) for kernel in sampler.kernels] == [Folded]
+    assert not sampler.described().notes
+
+
+DEGENERATE = """
+import torch
+from torch import nn
+from service.sampling import prepare
+
+class Net(nn.Module):
+    '''Beside the output, a convolution of which some windows lie in padding alone.'''
+    def __init__(self, conv):
+        super().__init__()
+        self.one, self.drop, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Dropout2d(0.3), nn.Conv2d(4, 8, 1)
+        self.conv = conv
+    def forward(self, x):
+        hidden = self.two(self.drop(self.one(x))).relu()
+        return torch.cat([hidden.flatten(1), self.conv(hidden).flatten(1)], 1)
+
+for conv, size in ((nn.Conv2d(8, 5, (2, 1), 3, (1, 2), (1, 2)), (5, 1)),
+                   (nn.Conv2d(8, 5, (2, 2), (3, 2), (2, 3), (2, 2)), (2, 1))):
+    sampler, rows = prepare(Net(conv), torch.randn(8, 3, *size), task="generic"), torch.randn(64, 3, *size)
+    for kernel in sampler.kernels:
+        found = sampler.uncertainty(rows, kernel=kernel, include_samples=True).draws
+        assert torch.allclose(found, sampler.reference(rows).draws, atol=1e-5)
+"""
+
+
+@needs_library
+def test_sums_are_not_given_to_a_convolution_of_which_a_window_lies_in_padding_alone() -> None:
+    """It would end the process, so it runs in one of its own."""
+    ran = subprocess.run([sys.executable, "-c", DEGENERATE], capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr

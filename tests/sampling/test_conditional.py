@@ -44,7 +44,7 @@ def enumerated(sampler: Sampler, net: nn.Module, x: Tensor, row_axis: int = 0) -
     for kept in itertools.product([0.0, 1.0], repeat=sum(sizes)):
         masks, chance = [], 1.0
         for site, bits in zip(sampler.sites, torch.tensor(kept).split(sizes), strict=True):
-            masks.append(bits.view(1, *site.mask_shape).movedim(0, row_axis))
+            masks.append(bits.view(1, *site.mask_shape).expand(len(x), *site.mask_shape).movedim(0, row_axis))
             chance *= math.prod(1 - site.p if bit else site.p for bit in bits)
         outputs.append(reference_sample(net, {"x": x}, True, masks, ()).double().flatten(1))
         chances.append(chance)

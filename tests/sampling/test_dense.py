@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service import native
@@ -169,18 +170,75 @@ def test_a_unit_that_is_no_number_is_not_hidden_where_it_is_dropped(bad) -> None
         sampler.uncertainty(values, 2, design="iid", kernel=kernel)
 
 
-@pytest.mark.parametrize("name", ["folded", "thinned", "stacked", "sparse"])
-def test_a_unit_that_overflows_fails_whatever_hides_it_later(name) -> None:
-    net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Dropout(0.3), nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3),
+def overflowing(activation: nn.Module) -> nn.Module:
+    """A row of large numbers makes one unit of many infinite, and what follows makes a finite number of that."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 8), activation, nn.Dropout(0.5),
                         nn.Linear(8, 3))
     with torch.no_grad():
-        net[0].weight.copy_(net[0].weight.abs() * 40)
+        net[0].weight.fill_(0.01)
+        net[0].weight[63] = 40
         net[0].bias.fill_(1.0)
-        net[3].weight.copy_(-net[3].weight.abs())  # ReLU makes 0 of what is left of infinity
+        net[3].weight.copy_(-net[3].weight.abs())
         net[3].bias.fill_(5.0)
-    sampler = prepare(net, torch.tensor([[0.3, 0.2], [0.5, -0.2]]), task="classification")
-    with pytest.raises(ModelFailed):
-        sampler.uncertainty(torch.tensor([[3e38, 3e38]]), 50, kernel=kernel_of(sampler, name))
+    return net
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Sigmoid(), nn.Hardtanh()], ids=["relu", "sigmoid", "hardtanh"])
+@pytest.mark.parametrize("name", ["folded", "thinned", "stacked", "sparse"])
+def test_a_unit_that_overflows_fails_whatever_hides_it_later_and_in_whichever_kernel(name, activation) -> None:
+    if name == "sparse" and not isinstance(activation, nn.ReLU):
+        pytest.skip("it runs ReLU only")
+    sampler = prepare(overflowing(activation), torch.randn(4, 2), task="classification")
+    kernel, rows = kernel_of(sampler, name), torch.tensor([[1.0, 1.0], [3e37, 3e37]])
+    for some in (rows, rows[1:]):
+        for samples in (2, 50):
+            with pytest.raises(ModelFailed):
+                sampler.uncertainty(some, samples, design="iid", kernel=kernel)
+    assert bool(sampler.uncertainty(rows[:1], 50, kernel=kernel).mean.isfinite().all())
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_whether_a_row_fails_is_the_same_in_every_kernel_at_the_bound_too(factor) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Identity(), nn.Dropout(0.5), nn.Linear(12, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+    sampler = prepare(net, X, task="classification")
+    kernels = [kernel for kernel in sampler.kernels if kernel.name != "folded"]
+    rows = torch.zeros(3, 12)
+    rows[1, 4] = -factor * sampler._plan.chain.largest
+    for kernel in [sampler.kernels[0], *kernels]:
+        drawn = kernel.drawn(Draw("balanced", 0, 0, 20, 20), None)
+        fine = kernel.run([rows], 3, 20, drawn).isfinite().flatten(2).all(-1).all(0)
+        assert fine.tolist() == [True, factor < 1, True]
+
+
+def test_units_of_a_usual_size_are_far_from_the_bound() -> None:
+    chains = [prepare(net, X, task="generic")._plan.chain for net in (chain(nn.ReLU(), nn.GELU()), Offset())]
+    assert all(found.largest > 1e30 for found in chains)
+
+
+class PlainWeight(nn.Module):
+    """A weight that is neither parameter nor buffer, which keeps its type when the network is cast to float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.drop, self.plain = nn.Linear(12, 24), nn.Dropout(0.5), torch.randn(3, 24, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.drop(self.first(x).relu().double()), self.plain)
+
+
+def test_a_layer_of_float64_is_no_chain() -> None:
+    sampler = prepare(PlainWeight(), X, task="classification")
+    assert [kernel.name for kernel in sampler.kernels] == ["folded"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_rows_of_anything_but_float32_do_not_run_sparse(dtype) -> None:
+    kernel = kernel_of(prepare(chain(nn.ReLU()), X, task="regression"), "sparse")
+    with pytest.raises(TypeError, match="float32 expected"):
+        kernel.run([torch.ones(9, 24, dtype=dtype)], 9, 20, kernel.drawn(Draw("balanced", 0, 0, 20, 20), None))
 
 
 def test_independent_masks_cannot_be_asked_of_thinned_networks() -> None:

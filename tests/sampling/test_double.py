@@ -74,3 +74,49 @@ def test_a_module_of_float64_that_float32_gets_right_is_served_and_left_as_it_wa
 def test_a_network_of_float32_takes_examples_of_float64() -> None:
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
     assert prepare(net, np.random.default_rng(0).normal(size=(4, 6)), task="classification").samples_something
+
+
+class Beside(nn.Module):
+    """An output of its own beside seconds since 1970, which are 10⁹ times as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Dropout(0.2), nn.Linear(16, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.net((x - EPOCH) / 50)], 1)
+
+
+def test_an_output_that_float32_gets_wrong_is_not_hidden_by_a_larger_one() -> None:
+    with pytest.raises(UnservableModel, match=r"differs by 0\.\d+ of the output's scale"):
+        prepare(Beside().double(), SECONDS[:, :1], task="regression")
+
+
+class Later(nn.Module):
+    """Seconds since 1970 as the target: float32 has one number in 128 s, and dropout moves it by less."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Dropout(0.2), nn.Linear(16, 2))
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 30 * self.net(x) + self.offset
+
+
+def test_a_spread_that_float32_cannot_tell_is_refused_though_the_prediction_is_close() -> None:
+    x = torch.rand(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(UnservableModel, match="of the output's standard deviation over dropout"):
+        prepare(Later(EPOCH).double(), x, task="regression")
+    assert prepare(Later(1000.0).double(), x, task="regression").samples_something
+
+
+def test_an_output_that_dropout_does_not_reach_needs_no_spread() -> None:
+    class Given(Beside):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x, self.net(x)], 1)
+
+    x = torch.rand(12, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert prepare(Given().double(), x, task="regression").uncertainty(x).std[:, 0].tolist() == [0.0] * 12

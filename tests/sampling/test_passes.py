@@ -1,7 +1,10 @@
 """Rewrites of a captured graph change its cost, not its answer."""
 
+import itertools
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.sampling import prepare
@@ -137,7 +140,7 @@ def test_a_layer_that_is_normalised_in_two_ways_keeps_both() -> None:
 @pytest.mark.parametrize(("size", "kernel", "stride", "padding", "dilation", "last"), [
     ((8, 8), 3, 1, 1, 1, True), ((8, 8), (3, 5), (2, 1), (1, 2), 1, True), ((8, 8), 3, 1, 2, 2, True),
     ((2, 1), (2, 2), (3, 2), (2, 3), (2, 2), False), ((5, 1), (2, 1), 3, (1, 2), (1, 2), False),
-    ((4, 1), 2, 1, 1, 2, False), ((6, 6), 3, 1, "same", 1, False),
+    ((4, 1), 2, 1, 1, 2, False), ((6, 6), 3, 1, "same", 1, False), ((1, 1), 2, 1, "same", 2, False),
 ])
 def test_convolutions_are_channels_last_unless_a_window_lies_in_padding_alone(
     size, kernel, stride, padding, dilation, last
@@ -147,3 +150,68 @@ def test_convolutions_are_channels_last_unless_a_window_lies_in_padding_alone(
     (weight,) = (getattr(graph.owning_module, str(n.args[1].target)) for n in graph.nodes
                  if n.target in (_aten.conv2d.default, _aten.conv2d.padding))
     assert (weight.stride(1) == 1) == last
+
+
+class PoolsChannels(nn.Module):
+    """A pool over one axis more than its input has behind rows and channels: for torch the rows are then channels, and
+    the channels are pooled."""
+
+    def __init__(self, conv: nn.Module, drop: nn.Module, pool: nn.Module, features: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.drop, self.pool, self.head = conv, drop, pool, nn.Linear(features, 1)
+        with torch.no_grad():
+            conv.weight.mul_(0.1)
+            conv.bias.fill_(1)
+
+    def behind(self, dropped: Tensor) -> Tensor:
+        return self.head(self.pool(dropped).flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.behind(self.drop(self.conv(x)))
+
+
+def line(pool: nn.Module, features: int) -> tuple[nn.Module, tuple[int, ...]]:
+    return PoolsChannels(nn.Conv1d(1, 4, 3, padding=1), nn.Dropout1d(0.5), pool, features), (1, 8)
+
+
+@pytest.mark.parametrize(("net", "shape"), [
+    line(nn.AvgPool2d((4, 1)), 8), line(nn.MaxPool2d((4, 1)), 8), line(nn.AdaptiveAvgPool2d((1, 8)), 8),
+    line(nn.AvgPool2d((2, 1)), 16),
+    (PoolsChannels(nn.Conv2d(1, 4, 3, padding=1), nn.Dropout2d(0.5), nn.MaxPool3d((4, 1, 1)), 36), (1, 6, 6)),
+], ids=["average", "maximum", "adaptive", "pairs", "three axes"])
+def test_channels_that_are_pooled_are_dropped_apart(net, shape) -> None:
+    x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(1))
+    sampler = prepare(net, x, task="regression")
+    assert [site.mask_shape for site in sampler.sites] == [(4, *[1] * (len(shape) - 1))]
+    masks = torch.tensor(list(itertools.product([0.0, 2.0], repeat=4))).view(16, 4, *[1] * (len(shape) - 1))
+    with torch.no_grad():
+        every = torch.stack([net.behind(net.conv(x) * mask) for mask in masks]).double()
+    mean, std = every.mean(0), every.std(0, correction=0)
+    for method in ("auto", "sampled"):
+        found = sampler.uncertainty(x, 4000, method=method)
+        torch.testing.assert_close(found.std, std, rtol=0.05, atol=0)
+        assert float(((found.mean - mean).abs() / std).max()) < 0.05
+
+
+class OwnGain(nn.Module):
+    """Batch normalisation of which a parameter is computed from another one."""
+
+    def __init__(self, gain: bool) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.hidden, self.drop, self.out = nn.Linear(4, 6), nn.Dropout(0.3), nn.Linear(6, 2)
+        self.log, self.gain = nn.Parameter(torch.randn(6)), gain
+        self.register_buffer("mean", torch.randn(6))
+        self.register_buffer("variance", torch.rand(6) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain, shift = (self.log.exp(), None) if self.gain else (None, self.log.exp())
+        return self.out(self.drop(F.batch_norm(self.hidden(x), self.mean, self.variance, gain, shift)))
+
+
+@pytest.mark.parametrize("gain", [True, False], ids=["gain", "shift"])
+def test_batch_normalisation_with_a_computed_parameter_stays(gain) -> None:
+    net, x = OwnGain(gain), torch.randn(5, 4)
+    assert [n for n in graph_of(net, x).nodes if n.target is _aten.batch_norm.default]
+    torch.testing.assert_close(prepare(net, x, task="generic").predict(x), net.eval()(x).detach(), atol=1e-6, rtol=0)

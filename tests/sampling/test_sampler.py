@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -193,6 +194,45 @@ def test_answers_are_ordinary_tensors_that_a_notebook_may_change(convolutional) 
     answer = sampler.uncertainty(x, 20, include_samples=True)
     answer.mean.add_(1)
     assert answer.draws.mul_(2).max() > 1
+
+
+class Whole(nn.Module):
+    """Gives its input, or a part or a view of it, or of its weights."""
+
+    def __init__(self, read: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.drop, self.weight, self.read = nn.Dropout(0.5), nn.Parameter(torch.randn(4)), read
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.drop(x), self.weight)
+
+
+@pytest.mark.parametrize("read", [
+    lambda x, _: x, lambda x, _: x[:, 1:3], lambda x, _: x.reshape(-1, 2, 2), lambda x, _: x.split(2, 1)[1],
+    lambda x, _: x.unsqueeze(1).transpose(1, 2),
+], ids=["itself", "slice", "view", "split", "transposed"])
+def test_a_prediction_is_the_callers_own_and_never_a_part_of_the_input(read) -> None:
+    x = torch.randn(3, 4)
+    sampler, before = prepare(Whole(read), x, task="regression"), x.clone()
+    sampler.predict(x).add_(1)
+    assert torch.equal(x, before)
+
+
+def test_a_prediction_that_is_a_weight_is_a_copy_of_it() -> None:
+    sampler = prepare(nn.Sequential(Weight()), torch.randn(3, 4), task="regression")
+    first = sampler.predict(torch.randn(3, 4))
+    expected = first.clone()
+    first.add_(1)
+    assert torch.equal(sampler.predict(torch.randn(3, 4)), expected)
+
+
+class Weight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight.expand(x.shape[0], -1)
 
 
 class Linear(nn.Module):
