@@ -62,6 +62,10 @@ def ask(server: Running, *values: float, path: str = PREDICT, **fields: object) 
     return httpx.post(server.url + path, json=body, timeout=WAIT_S)
 
 
+def get(server: Running, path: str) -> httpx.Response:
+    return httpx.get(server.url + path, timeout=WAIT_S)
+
+
 @pytest.mark.parametrize(("fault", "words"), [
     (RAISES, "an input that it cannot bear"), (NOT_A_NUMBER, "not finite"), (EXITS, "SystemExit"),
     (OUT_OF_MEMORY, "out of memory"),
@@ -82,27 +86,27 @@ def test_of_many_requests_at_once_only_the_poisonous_one_fails(server, fault, wo
         found = answer.result().json()["predictions"]
         key = "probabilities" if path == PREDICT else "mean"
         assert found[0][key] == pytest.approx(expected[0][key], abs=1e-6)
-    assert httpx.get(server.url + "/readyz").status_code == 200
+    assert get(server, "/readyz").status_code == 200
 
 
 def test_a_thread_that_died_was_counted(server) -> None:
     assert ask(server, EXITS).status_code == 500
-    page = httpx.get(server.url + "/metrics").text
+    page = get(server, "/metrics").text
     count = next(line for line in page.splitlines() if line.startswith("errorbar_worker_restarts_total"))
     assert float(count.split()[1]) >= 1
 
 
 def test_a_client_that_leaves_is_not_computed_for(server) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(server.url + UNCERTAIN, json={"instances": [[SLOW]] * 200, "samples": 500},
-                   timeout=httpx.Timeout(WAIT_S, read=0.5))
+        httpx.post(server.url + UNCERTAIN, timeout=httpx.Timeout(WAIT_S, read=0.5), json={
+            "instances": [[SLOW]] * 200, "samples": 500, "timeout_ms": 3_600_000})
     rows, looks = 1.0, 0
     while rows and looks < 2000:  # minutes of work were it not given up
-        page = httpx.get(server.url + "/metrics").text
+        page = get(server, "/metrics").text
         rows = float(next(x for x in page.splitlines() if x.startswith("errorbar_queue_rows{")).split()[1])
         looks += 1
     assert rows == 0
-    assert 'code="client_disconnected",mode="uncertainty",model="faulty"' in httpx.get(server.url + "/metrics").text
+    assert 'code="client_disconnected",mode="uncertainty",model="faulty"' in get(server, "/metrics").text
 
 
 def test_a_network_that_hangs_is_told_and_the_process_ends_for_another_to_take_its_place(faulty) -> None:
@@ -151,7 +155,7 @@ def test_under_load_a_server_that_is_told_to_end_answers_all_that_it_admitted(fa
 def test_a_server_that_is_killed_closes_its_connections_and_another_one_serves(faulty) -> None:
     with serving(faulty) as server, ThreadPoolExecutor(4) as pool:
         left = [pool.submit(ask, server, SLOW, path=UNCERTAIN, samples=5000) for _ in range(4)]
-        while httpx.get(server.url + "/metrics").text.count('errorbar_queue_rows{model="faulty"} 4.0') == 0:
+        while get(server, "/metrics").text.count('errorbar_queue_rows{model="faulty"} 4.0') == 0:
             pass
         server.process.kill()
         for answer in left:
