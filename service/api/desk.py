@@ -17,6 +17,7 @@ from service.scheduling.queue import Outcome, Ticket
 SMALL_S = 0.001
 """Work up to here runs on the event loop itself: handing it to a thread and back costs as much, and on a busy core the
 two wait for each other."""
+_TURNS = 6  # of the event loop that a batch waits for at most
 _LOOK_S = 0.05  # how often those who wait are looked after
 
 Waiter = asyncio.Future[Outcome]
@@ -68,9 +69,14 @@ class Desk:
         """Once all requests that have come by now are in the queue, so that they run together."""
         if not self._runs_soon:
             self._runs_soon = True
-            loop.call_soon(self._run, loop)
+            loop.call_soon(self._run, loop, -1, 0)
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop, waited: int, turns: int) -> None:
+        """waited: requests there were a turn of the loop ago. As long as each turn brings more, they are on their way
+        together, so a few turns are worth it; a turn that brings none takes some microseconds."""
+        if waited != len(self._waiting) and turns < _TURNS:
+            loop.call_soon(self._run, loop, len(self._waiting), turns + 1)
+            return
         self._runs_soon = False
         if self._engine.run_small(SMALL_S):
             self._run_soon(loop)
