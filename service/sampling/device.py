@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from service.sampling.process_wide import Shared
+
 _AMPERE = (8, 0)
 _CPU_WORKING_SET = 4 << 20  # about what stays in a core's cache
 _CUDA_WORKING_SET = 256 << 20  # enough to keep a device busy; not measured yet
@@ -81,12 +83,15 @@ def generator_put_back(device: torch.device) -> Iterator[None]:
 def exact_float32(device: torch.device) -> AbstractContextManager[None]:
     """Without TF32, which torch allows for convolutions and recurrent layers on CUDA by default and whose ten bits
     would move an answer by 1e-3. The flags are put back."""
-    return _precision("ieee") if device.type == "cuda" else nullcontext()
+    return _PRECISION.held("ieee", lambda: _precision("ieee")) if device.type == "cuda" else nullcontext()
 
 
 def tf32_products(device: torch.device) -> AbstractContextManager[None]:
     """With TF32 in all products of float32. The flags are put back."""
-    return _precision("tf32") if device.type == "cuda" else nullcontext()
+    return _PRECISION.held("tf32", lambda: _precision("tf32")) if device.type == "cuda" else nullcontext()
+
+
+_PRECISION = Shared()
 
 
 @contextmanager
