@@ -20,6 +20,7 @@ from service.repository.scan import RULES, Changes, Key, NameSeen, by_number, ch
 from service.repository.serving import Rules, in_canary, read_rules
 
 _LIKELY_LOAD_S = 5.0  # of a model that was never loaded
+_NOWHERE = Route()
 _RETRY_LOADING_S, _RETRY_REPAIR_S = 1.0, 60.0  # the second waits for people
 
 
@@ -56,7 +57,7 @@ class Repository:
 
     def route(self, name: str) -> Route:
         """Which version of a model answers whom."""
-        return self._routes.get(name, Route())
+        return self._routes.get(name, _NOWHERE)
 
     def rules(self, name: str) -> Rules:
         """The operator's, as they were taken last."""

@@ -32,7 +32,7 @@ class KeeperThread:
                 self._thread = threading.Thread(target=self._work, name="errorbar-keeper", daemon=True)
                 self._thread.start()
 
-    def stop(self, patience_s: float = 10.0) -> None:
+    def stop(self, patience_s: float = 60.0) -> None:
         """Ends the thread after what it does now, which is waited for that long. What is asked later is refused."""
         self._stopping.set()
         self._asked.put(None)

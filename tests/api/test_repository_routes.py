@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,18 @@ def test_loading_takes_up_a_new_version_and_says_what_is_wrong_with_a_broken_one
     assert shown["state"] == "READY"
     assert "goes on" in shown["reason"]
     assert 'errorbar_model_loads_total{model="flowers",outcome="failed",version="3"} 1.0' in site.metrics()
+
+
+def test_the_memory_of_a_replaced_model_is_freed_with_its_last_answer(site) -> None:
+    for rows in (1, 300):  # on the event loop, and on the engine's thread
+        many = {"instances": FLOWER["instances"] * rows, "samples": 1000}
+        assert site.client.post("/v1/models/flowers/versions/1:uncertainty", json=many).status_code == 200
+    network = weakref.ref(site.state.repository.get("flowers", "1").sampler)
+    assert network() is not None
+    (site.root / "flowers" / "1" / "weights.safetensors").write_bytes(
+        (site.root / "flowers" / "2" / "weights.safetensors").read_bytes())
+    assert site.post(LOAD).status_code == 200
+    assert network() is None
 
 
 def test_wrong_rules_are_told_and_the_ones_before_stay(site) -> None:
