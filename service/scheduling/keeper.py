@@ -154,7 +154,8 @@ class Keeper:
             self._repository.take_rules(name)
         except ErrorbarError as e:
             self._held.add(name)
-            log.error("%s: nothing of it changes until its rules can be read: %s", ModelName(name), AboutModels(e.detail))
+            log.error("%s: nothing of it changes until its rules can be read: %s", ModelName(name),
+                      AboutModels(e.detail))
             self._observe(events.ModelLoadFailed(name, ""))
             return e
         self._held.discard(name)
