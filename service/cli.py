@@ -207,10 +207,17 @@ def _print_json(value: Any) -> None:
 
 
 @app.command("models")
-def list_models(models: Models = None, as_json: AsJson = False) -> None:
-    """List the models of a folder, without loading them."""
+def list_models(
+    models: Models = None,
+    check: Annotated[Path | None, typer.Option(
+        metavar="DIR", help="Load all versions of this folder as a server would; status 1 if one is refused.")] = None,
+    device: Device = None, as_json: AsJson = False,
+) -> None:
+    """List the models of a folder, without loading them; or check a folder, for pipelines."""
     from service.repository import read_manifest
 
+    if check is not None:
+        raise typer.Exit(_check(check, device, as_json))
     repository = _repository(models, "cpu")
     entries = [
         {"name": m.name, "version": v, "task": m.task, "description": m.description}
@@ -223,6 +230,32 @@ def list_models(models: Models = None, as_json: AsJson = False) -> None:
     for e in entries:
         table.add_row(*e.values())
     _print(table)
+
+
+def _check(root: Path, device: str | None, as_json: bool) -> int:
+    """A line a version on stdout, as soon as it is known."""
+    from service.api.app import resolved_device
+    from service.repository.check import check
+    from service.scheduling import Engine
+    from service.settings import read_settings
+
+    engine = Engine()
+    verdicts = []
+    for verdict in check(root, resolved_device(read_settings({"device": device}).device), engine.warm):
+        verdicts.append(verdict)
+        if not as_json:
+            said = "; ".join(verdict.warnings) if verdict.ok else verdict.reason
+            words = [verdict.path, "ok" if verdict.ok else "refused", verdict.digest or "", said]
+            sys.stdout.write("  ".join(word for word in words if word).replace("\n", " ") + "\n")
+            sys.stdout.flush()
+    engine.drain()
+    ok = all(verdict.ok for verdict in verdicts)
+    if as_json:
+        _print_json({"ok": ok, "versions": [
+            {"model": v.path, "ok": v.ok, "digest": v.digest, "warnings": v.warnings, "reason": v.reason or None}
+            for v in verdicts
+        ]})
+    return 0 if ok else 1
 
 
 @app.command()

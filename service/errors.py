@@ -20,7 +20,8 @@
     │   ├── Overloaded, NotReady, Draining, DeadlineExceeded
     ├── ModelFailed                  the model raised, or gave a number that is not finite
     ├── UnservableModel              `prepare` or a repository refuses a model, with site and reason
-    │   └── Uncapturable             its graph cannot be had; it may still run eagerly
+    │   ├── Uncapturable             its graph cannot be had; it may still run eagerly
+    │   └── FolderChanged            somebody wrote to its folder while it was read
     ├── InvalidManifest              a model folder is wrong; names the key
     ├── InvalidSettings              a setting is unknown or out of range
     └── ConnectionFailed             the client could not reach a server
@@ -156,6 +157,10 @@ class UnservableModel(ErrorbarError):
 
 class Uncapturable(UnservableModel):
     """The network cannot be made a graph, which says nothing against it: it may run as it is."""
+
+
+class FolderChanged(UnservableModel):
+    """A version's folder is being written to. What was read is thrown away; once the folder is still it can be read."""
 
 
 class InvalidManifest(ErrorbarError):

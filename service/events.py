@@ -94,9 +94,40 @@ class WorkerHung:
     model: str
 
 
+@dataclass(frozen=True)
+class ModelUnloaded:
+    """The like of `ModelLoaded`, of what answers no more."""
+
+    model: str
+    version: str
+    digest: str
+    device: str
+    engine: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelLoadFailed:
+    """version: empty where the rules of a name (`serving.toml`) cannot be read."""
+
+    model: str
+    version: str
+
+
+@dataclass(frozen=True)
+class ShadowCompared:
+    """Rows of one answer beside a shadow's. outcome: "agrees", "differs", "failed" (the shadow gave no answer) or
+    "skipped" (it had no time for it). differences: of each row that was compared; see `scheduling.shadow`."""
+
+    model: str
+    version: str
+    outcomes: Mapping[str, int]
+    differences: Sequence[float]
+
+
 Event = (
-    RequestAnswered | BatchRan | RowsSampled | RowsOutOfRange | OutOfMemoryRetried | ModelLoaded | WorkerDied
-    | WorkerHung
+    RequestAnswered | BatchRan | RowsSampled | RowsOutOfRange | OutOfMemoryRetried | ModelLoaded | ModelUnloaded
+    | ModelLoadFailed | ShadowCompared | WorkerDied | WorkerHung
 )
 Observer = Callable[[Event], None]
 

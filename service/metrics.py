@@ -123,6 +123,15 @@ class Metrics:
             multiprocess_mode="livesum")
         self.processes = Gauge(
             "errorbar_processes", "Processes that have all models loaded.", registry=r, multiprocess_mode="livesum")
+        self.loads = Counter(
+            "errorbar_model_loads", "Versions loaded (ok) and refused (failed); version is empty for serving.toml.",
+            ["model", "version", "outcome"], registry=r)
+        self.shadow_rows = Counter(
+            "errorbar_shadow_rows", "Rows of answers beside a shadow's: agrees, differs, failed, skipped.",
+            ["model", "version", "outcome"], registry=r)
+        self.shadow_difference = _Histogram(
+            "errorbar_shadow_difference", "How far a shadow's row was from the served: probability, or relative.",
+            ["model", "version"], buckets=_RATIO, registry=r)
         build = Info("errorbar_build", "The running program.", registry=r)
         build.info({"version": service.__version__})
         self._shown = registry_of_all(build) or r
@@ -204,6 +213,24 @@ class Metrics:
         self.model_ready.labels(e.model, e.version).set(1)
         self.model_info.labels(e.model, e.version, e.digest, e.device, e.engine).set(1)
         self.device_memory.labels(e.device).inc(e.memory_bytes)
+        self.loads.labels(e.model, e.version, "ok").inc()
+
+    @_on.register
+    def _(self, e: events.ModelUnloaded) -> None:
+        self.model_ready.labels(e.model, e.version).set(0)
+        self.model_info.labels(e.model, e.version, e.digest, e.device, e.engine).set(0)
+        self.model_info.remove(e.model, e.version, e.digest, e.device, e.engine)
+        self.device_memory.labels(e.device).dec(e.memory_bytes)
+
+    @_on.register
+    def _(self, e: events.ModelLoadFailed) -> None:
+        self.loads.labels(e.model, e.version, "failed").inc()
+
+    @_on.register
+    def _(self, e: events.ShadowCompared) -> None:
+        for outcome, rows in e.outcomes.items():
+            self.shadow_rows.labels(e.model, e.version, outcome).inc(rows)
+        self.shadow_difference.labels(e.model, e.version).observe_all(e.differences)
 
     @_on.register
     def _(self, e: events.WorkerDied) -> None:

@@ -20,6 +20,7 @@ from pydantic_settings import (
 from service.connection_limits import ConnectionLimits
 from service.errors import InvalidSettings, cut, nearest
 from service.logs import LogFormat, LogLevel
+from service.scheduling.keeper import Keeping
 from service.scheduling.limits import Limits
 from service.tls import Version
 
@@ -78,6 +79,12 @@ class Settings(BaseSettings):
         False, description="Whether each request is logged; errors logs those that were not answered with success.")
     log_models: bool = Field(True, description="Whether the log may name models.")
 
+    reload_s: float = Field(
+        Keeping.reload_s, ge=0, le=86_400, description="Seconds between two looks at the folder of models; 0: never.")
+    lazy: bool = Field(Keeping.lazy, description="Load a model when it is first asked for, not at the start.")
+    model_bytes: int | None = Field(
+        Keeping.model_bytes, gt=0, description="Most bytes of weights in memory; the least recently used model leaves.")
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -95,6 +102,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def keeping(self) -> Keeping:
+        return Keeping(self.reload_s, self.lazy, self.model_bytes)
 
     @property
     def limits(self) -> Limits:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from service.cli import main
 from service.client import Client
@@ -198,13 +199,95 @@ def test_names_and_labels_are_printed_as_they_are_and_a_pipe_gets_whole_lines(ru
 
 
 def test_verify_names_what_nobody_foresaw(run, monkeypatch) -> None:
-    def load(folder: Any, device: str) -> Any:
+    def load(folder: Any, content: Any, device: str) -> Any:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr("service.repository.repository.load_model", load)
+    monkeypatch.setattr("service.repository.repository.model_of", load)
     status, out, _ = run("verify", "flowers", "--json")
     assert status == 1
     assert json.loads(out)["results"][0]["reason"] == "ZeroDivisionError: by zero"
+
+
+@pytest.fixture
+def checked(small_models, tmp_path):
+    root = tmp_path / "checked"
+    shutil.copytree(small_models / "flowers", root / "flowers")
+    return root
+
+
+def check(run, root, *more):
+    return run("models", "--check", str(root), *more, models=False)
+
+
+def test_a_folder_that_a_server_would_serve_is_ok_with_its_digest(run, checked) -> None:
+    status, out, _ = check(run, checked)
+    assert status == 0
+    assert out.startswith("flowers/1  ok  sha256:")
+    assert len(out.splitlines()) == 1
+    found = json.loads(check(run, checked, "--json")[1])
+    digest = json.loads(run("inspect", "flowers", "--json")[1])["digest"]
+    assert found == {"ok": True, "versions": [
+        {"model": "flowers/1", "ok": True, "digest": digest, "warnings": [], "reason": None}]}
+
+
+def test_each_thing_that_a_server_would_refuse_or_pass_over_has_a_line(run, checked) -> None:
+    model = checked / "flowers"
+    for version in ("2", "3", "v4"):
+        shutil.copytree(model / "1", model / version)
+    (model / "2" / "weights.safetensors").write_bytes(b"nothing")
+    (model / "3" / "model.toml").write_text(CLASSIFIER.replace("labels =", "lables ="))
+    (model / "5").mkdir()
+    (model / "serving.toml").write_text('version = "9"\n')
+    status, out, _ = check(run, checked)
+    assert status == 1
+    lines = dict(line.split("  ", 1) for line in out.splitlines())
+    assert lines["flowers/1"].startswith("ok")
+    for path, words in (
+        ("flowers/serving.toml", "it names version 9, which is not there"), ("flowers/2", "cannot be read"),
+        ("flowers/3", "lables: not a key of the manifest"), ("flowers/5", "there is no such file"),
+        ("flowers/v4", "a version is a whole number"),
+    ):
+        assert lines[path].startswith("refused")
+        assert words in lines[path]
+    assert len(lines) == 6
+    found = json.loads(check(run, checked, "--json")[1])
+    assert [v["ok"] for v in found["versions"]] == [False, True, False, False, False, False]
+    assert not found["ok"]
+
+
+def test_a_folder_whose_bytes_are_not_the_pinned_ones_is_refused(run, checked) -> None:
+    digest = json.loads(check(run, checked, "--json")[1])["versions"][0]["digest"]
+    (checked / "flowers" / "serving.toml").write_text(f'[digests]\n1 = "{digest}"\n')
+    assert check(run, checked)[0] == 0
+    (checked / "flowers" / "1" / "CARD.md").write_text("A card.")
+    status, out, _ = check(run, checked)
+    assert status == 1
+    assert "serving.toml pins" in out
+
+
+def test_rows_that_a_model_cannot_be_warmed_with_are_found(run, checked) -> None:
+    path = checked / "flowers" / "1" / "model.toml"
+    path.write_text(path.read_text() + "[warm_up]\nrows = [[1, 2, 3], [1, 2]]\n")
+    status, out, _ = check(run, checked)
+    assert (status, "warm_up.rows[1]: a list of 3" in out) == (1, True)
+    path.write_text(path.read_text().replace(", [1, 2]]", ", [3e38, -3e38, 3e38]]"))
+    weights = path.parent / "weights.safetensors"
+    save_file({name: 30 * value for name, value in load_file(weights).items()}, weights)
+    status, out, _ = check(run, checked)
+    assert (status, "not finite" in out) == (1, True)
+
+
+def test_rules_that_leave_nobody_to_answer_are_found(run, checked) -> None:
+    (checked / "flowers" / "serving.toml").write_text('[shadow]\nversion = "1"\n')
+    status, out, _ = check(run, checked)
+    assert (status, "no version is left" in out) == (1, True)
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_a_folder_without_models_cannot_be_checked(run, tmp_path, folder) -> None:
+    status, _, err = check(run, tmp_path / folder)
+    assert status == 2
+    assert "errorbar: " in err
 
 
 @pytest.mark.parametrize("arguments", [

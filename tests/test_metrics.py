@@ -32,6 +32,10 @@ MOVES = [
     (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), 'errorbar_model_ready{model="m"', 1),
     (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), "errorbar_model_info{", 1),
     (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), 'errorbar_device_memory_bytes{device="cpu"', 9),
+    (events.ModelLoaded("m", "1", "d", "cpu", "captured", 9), 'errorbar_model_loads_total{model="m",outcome="ok"', 1),
+    (events.ModelLoadFailed("m", "1"), 'errorbar_model_loads_total{model="m",outcome="failed"', 1),
+    (events.ShadowCompared("m", "2", {"agrees": 3}, [0.5]), 'errorbar_shadow_rows_total{model="m",outcome="agrees"', 3),
+    (events.ShadowCompared("m", "2", {"agrees": 3}, [0.5]), 'errorbar_shadow_difference_sum{model="m"', 0.5),
 ]
 
 
@@ -91,6 +95,15 @@ def test_what_happened_is_counted_by_itself_once_there_is_much_and_asked_for_onc
     for _ in range(1000):
         metrics(ANSWERED)
     assert metrics.requests.labels("m", "1", "predict", "ok")._value.get() >= 700
+
+
+def test_a_version_that_answers_no_more_leaves_no_trace_but_its_readiness() -> None:
+    metrics = Metrics()
+    metrics(events.ModelLoaded("m", "1", "d", "cpu", "captured", 9))
+    metrics(events.ModelUnloaded("m", "1", "d", "cpu", "captured", 9))
+    assert value(metrics, 'errorbar_model_ready{model="m"') == 0
+    assert value(metrics, "errorbar_model_info{") is None
+    assert value(metrics, 'errorbar_device_memory_bytes{device="cpu"') == 0
 
 
 def test_a_model_that_does_not_exist_never_becomes_a_label(application) -> None:

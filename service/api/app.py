@@ -20,7 +20,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 import service
-from service import events, wire
+from service import wire
 from service.api import encode
 from service.api.access import Gate, Guard
 from service.api.context import ContextMiddleware, context_of
@@ -29,6 +29,7 @@ from service.api.inference import Inference
 from service.api.note import note_of
 from service.api.openapi import describe
 from service.api.refusals import refusal
+from service.api.repository_routes import add_repository_routes
 from service.api.request_log import RequestLog
 from service.clock import Clock, MonotonicClock
 from service.errors import Draining, ErrorbarError, InvalidSettings, NotReady, UnservableModel, cut, reason
@@ -36,7 +37,7 @@ from service.keys import read_keys
 from service.logs import AboutModels, ModelName, of_request
 from service.metrics import Metrics
 from service.repository import Repository
-from service.scheduling import Engine
+from service.scheduling import Engine, Keeper, KeeperThread, Shadowing
 from service.scheduling.job import MODES
 from service.settings import Settings
 from service.watched import Watched
@@ -73,6 +74,13 @@ class Server:
         self.engine = Engine(settings.limits, clock, self.metrics)
         self.metrics.queued_rows = lambda: self.engine.rows
         self.repository = Repository(settings.models, resolved_device(settings.device))
+        self.shadowing = Shadowing(self.engine, self.repository, self.metrics)
+        self.keeper = Keeper(
+            self.repository, lambda model: self.engine.warm(model), settings.keeping, clock, self.metrics,
+            on_change=self._changed)
+        self.keeper_thread = KeeperThread(self.keeper, settings.reload_s)
+        self.repository.on_wish = self.keeper_thread.wish
+        self.loaded = False
         self.failure: ErrorbarError | None = None
         self.draining = False
         self.cut_requests = 0  # that the server's end cut short
@@ -81,25 +89,35 @@ class Server:
 
     def load(self) -> None:
         """Loads, probes and warms every model; each answers from then on. Raises what makes one unservable."""
-        for name, version in self.repository.versions:
-            model = self.repository.load(name, version)
-            self.engine.warm(model)
-            self.repository.admit(model)
-            self.metrics(events.ModelLoaded(
-                name, version, model.digest, model.device, model.engine, model.sampler.memory_bytes))
-            for warning in model.warnings:
-                log.warning("%s: %s", ModelName(f"{name}/{version}"), warning)
+        self.keeper.start_up()
+        self.loaded = True
+
+    def _changed(self) -> None:
+        """After a change of the repository: what failed at the start may be right by now."""
         # what torch and the models hold stays: to look through it for garbage would stop all requests for half a second
         gc.collect()
         gc.freeze()
+        if self.failure is not None and self.repository.all_ready:
+            self.failure, self.loaded = None, True
+            self.metrics.processes.set(1)
+            log.info("ready: %s", ModelName(self.served))
+
+    @property
+    def served(self) -> str:
+        """Names and versions, for people."""
+        return ", ".join(f"{name}/{version}" for name, version in self.repository.versions)
 
     @property
     def ready(self) -> bool:
-        return not self.draining and self.failure is None and self.engine.works and self.repository.all_ready
+        return not self.draining and self.failure is None and self.engine.works and self.loaded
 
-    def ready_repository(self) -> Repository:
+    def ready_to_change(self) -> None:
+        """Draining where it is too late to load or unload anything."""
         if self.draining:
             raise Draining("the server is going down and takes no new work", retry_after_s=5.0)
+
+    def ready_repository(self) -> Repository:
+        self.ready_to_change()
         if self.failure is not None:
             raise NotReady(f"the models could not be loaded: {self.failure.detail}", retry_after_s=_RETRY_REPAIR_S)
         return self.repository
@@ -124,18 +142,25 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = None if loaded else asyncio.create_task(_load(state))
+        async def start() -> None:
+            if not loaded:
+                await _load(state)
+            state.keeper_thread.start()
+
+        starting = asyncio.create_task(start())
         loop = asyncio.get_running_loop()
         state.metrics.on_first = lambda: loop.call_soon_threadsafe(loop.call_later, _COUNT_S, state.metrics.count)
-        while load_first and loading is not None and not (loading.done() or state.draining):
-            await asyncio.wait({loading}, timeout=_LOOK_S)
+        while load_first and not (starting.done() or state.draining):
+            await asyncio.wait({starting}, timeout=_LOOK_S)
         yield
         state.metrics.on_first = lambda: None
-        if loading is not None and not loading.done():
-            loading.cancel()
+        if not starting.done():
+            starting.cancel()
         state.draining = True
         # requests end before the application: what the engine still has, nobody waits for
         await asyncio.to_thread(state.engine.drain, abandon=True)
+        await asyncio.to_thread(state.keeper_thread.stop)
+        await asyncio.to_thread(state.shadowing.stop)
         state.metrics.count()
 
     app = FastAPI(
@@ -145,9 +170,11 @@ def create_app(
     )
     app.state.server = state
     last_resort = _add_errors(app, state)
-    hot = Hot(Inference(state.ready_repository, state.engine, state.settings.limits, state.metrics))
+    hot = Hot(Inference(
+        state.ready_repository, state.engine, state.settings.limits, state.metrics, state.shadowing.answered))
     _add_models(app, state, hot)
     _add_health(app, state)
+    add_repository_routes(app, state)
     describe(app, state)
     guarded = _guards(app, state)
     app.add_middleware(guarded)
@@ -179,8 +206,7 @@ async def _load(state: Server) -> None:
     try:
         await asyncio.to_thread(state.load)
         state.metrics.processes.set(1)
-        names = ", ".join(f"{name}/{version}" for name, version in state.repository.versions)
-        log.info("ready: %s", ModelName(names))
+        log.info("ready: %s", ModelName(state.served))
     except Draining:
         log.info("going down before the models were loaded")
     except ErrorbarError as e:
@@ -266,8 +292,8 @@ def _add_models(app: FastAPI, state: Server, hot: Hot) -> None:
     async def models(request: Request) -> Response:
         repository, note = state.ready_repository(), note_of(request.scope)
         entries = [
-            {"name": n, "version": v, "task": repository.get(n, v).manifest.task if ready else "", "ready": ready}
-            for n, v in repository.versions if note.may_ask(n) for ready in [repository.is_ready(n, v)]
+            {"name": n, "version": v, "task": e.model.manifest.task if e.model else "", "ready": e.model is not None}
+            for (n, v), e in repository.entries.items() if note.may_ask(n)
         ]
         return _json(wire.ModelList.model_validate({"models": entries}).model_dump())
 

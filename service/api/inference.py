@@ -36,8 +36,9 @@ class Inference:
     """Answers `:predict` and `:uncertainty`."""
 
     def __init__(self, repository: Callable[[], Repository], engine: Engine, limits: Limits,
-                 observer: events.Observer) -> None:
-        self._repository, self._limits, self._observe = repository, limits, observer
+                 observer: events.Observer, answered: Callable[[Job, Answer], None] = lambda job, answer: None) -> None:
+        """answered: told every answer, before it is encoded; returns at once."""
+        self._repository, self._limits, self._observe, self._answered_to = repository, limits, observer, answered
         self._desk = Desk(engine)
         self._bodies = Bodies(limits.body_bytes, limits.waiting_bytes)
 
@@ -49,7 +50,7 @@ class Inference:
         model: ReadyModel | None = None
         code = "internal_error"
         try:
-            model = self._repository().get(name, version)
+            model = self._repository().get(name, version, context.request_id)
             note_of(scope).model = model
             kind, content = await self._answered(scope, receive, context, model, mode)
             code = "ok"
@@ -82,6 +83,7 @@ class Inference:
             context.timings_s["decode"] = context.clock.now() - began
             del raw, decoded
             answer = await self._desk.answered(job, receive)
+            self._answered_to(job, answer)
         finally:
             held.let_go()
         context.timings_s |= answer.timings_s

@@ -36,11 +36,12 @@ _REF = "#/components/schemas/{model}"
 def describe(app: FastAPI, state: Server) -> None:
     """Puts `/openapi.json` and `/docs` in place. Examples use the models that are loaded."""
 
-    kept: dict[str, Any] = {}
+    kept: list[tuple[Any, dict[str, Any]]] = []  # the document, and what was served when it was made
 
     def openapi() -> dict[str, Any]:
-        if kept:
-            return kept
+        served = state.repository.entries
+        if kept and kept[0][0] is served:
+            return kept[0][1]
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         document["paths"] = _hot_paths(app) | document["paths"]
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
@@ -53,8 +54,7 @@ def describe(app: FastAPI, state: Server) -> None:
                 for operation in item.values():
                     operation["security"] = [] if access(path) == "open" else [{"key": []}]
         if state.ready:
-            kept.update(document)
-            return kept
+            kept[:] = [(served, document)]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -145,8 +145,8 @@ def _parameters(path: str, state: Server, model: tuple[Manifest, str] | None) ->
 def _example_model(state: Server) -> tuple[Manifest, str] | None:
     if not state.ready:
         return None
-    name, version = state.repository.versions[0]
-    return state.repository.get(name, version).manifest, version
+    ready = [entry.model for entry in state.repository.entries.values() if entry.model is not None]
+    return (ready[0].manifest, ready[0].version) if ready else None
 
 
 def example_request(manifest: Manifest, uncertainty: bool) -> dict[str, Any]:

@@ -27,6 +27,8 @@ STATUS: dict[str, tuple[int, str]] = {
     "uncertainty_unavailable": (422, "This model has no uncertainty to give"),
     "headers_too_large": (431, "The head of the request is too large"),
     "overloaded": (429, "Too much work is waiting"),
+    "unservable_model": (422, "This model cannot be served"),
+    "invalid_manifest": (422, "A file of the model is wrong"),
     "model_failed": (500, "The model failed"),
     "internal_error": (500, "Errorbar failed"),
     "not_ready": (503, "Not ready yet"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Literal
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
-import service
 from service.errors import ErrorbarError, InvalidManifest, UnservableModel, reason
-from service.repository.manifest import Input, Manifest, read_manifest
+from service.repository.folder import MANIFEST, WEIGHTS, Content, Fingerprint, read_folder
+from service.repository.inputs import Input
+from service.repository.manifest import Manifest, manifest_of
 from service.sampling import Sampler, prepare
-from service.sampling.masks import MASK_LAW
 from service.sampling.probe import INERT
 
 TRUSTED_FACTORIES = "models.architectures."
@@ -27,7 +26,8 @@ _PROBE_ROWS = 4
 
 @dataclass(frozen=True)
 class ReadyModel:
-    """A loaded, probed model. `digest`: sha256 over every file of the folder and the engine's version."""
+    """A loaded, probed model. digest: sha256 over every file of the folder and the engine's version, of the very bytes
+    that were loaded. fingerprint: of the folder when they were read."""
 
     manifest: Manifest
     version: str
@@ -35,6 +35,7 @@ class ReadyModel:
     sampler: Sampler
     device: str
     warnings: tuple[str, ...]
+    fingerprint: Fingerprint = ()
 
     @property
     def name(self) -> str:
@@ -49,12 +50,19 @@ class ReadyModel:
 def load_model(folder: Path, device: str = "cpu") -> ReadyModel:
     """Loads `<name>/<version>`. InvalidManifest or UnservableModel, naming the folder and the reason, whatever the
     model's own code raises."""
-    manifest = read_manifest(folder / "model.toml")
+    return model_of(folder, read_folder(folder), device)
+
+
+def model_of(folder: Path, content: Content, device: str = "cpu") -> ReadyModel:
+    """The model in a folder's content; the folder is not looked at again. Errors as of `load_model`."""
+    where = folder / MANIFEST
+    if MANIFEST not in content.files:
+        raise InvalidManifest(f"{where}: cannot be read: there is no such file")
+    manifest = manifest_of(content.files[MANIFEST], str(where))
     if manifest.name != folder.parent.name:
-        raise InvalidManifest(f"{folder / 'model.toml'}: name: {folder.parent.name!r} (the folder) expected, "
-                              f"got {manifest.name!r}")
+        raise InvalidManifest(f"{where}: name: {folder.parent.name!r} (the folder) expected, got {manifest.name!r}")
     try:
-        return _loaded(folder, manifest, device)
+        return _loaded(folder.name, content, manifest, device)
     except Exception as e:
         why = e.detail if isinstance(e, ErrorbarError) else f"the model cannot be made ready: {reason(e)}"
         raise UnservableModel(f"{folder}: {why}{_range_hint(e, manifest)}") from e
@@ -69,8 +77,8 @@ def _range_hint(error: BaseException, manifest: Manifest) -> str:
     return f"; is the range of {', '.join(integers)} wider than the vocabulary?" if cause and integers else ""
 
 
-def _loaded(folder: Path, manifest: Manifest, device: str) -> ReadyModel:
-    module = _with_weights(_built(manifest), folder / "weights.safetensors")
+def _loaded(version: str, content: Content, manifest: Manifest, device: str) -> ReadyModel:
+    module = _with_weights(_built(manifest), content.files.get(WEIGHTS))
     sampler = prepare(
         module, {i.name: _probe_input(i) for i in manifest.inputs} if len(manifest.inputs) > 1
         else _probe_input(manifest.inputs[0]),
@@ -84,15 +92,7 @@ def _loaded(folder: Path, manifest: Manifest, device: str) -> ReadyModel:
     ) + (() if sampler.samples_something else ("no dropout: only predict is available",)) + (
         (f"runs slowly, one row and one sample at a time: {sampler.eager_reason}",) if sampler.eager_reason else ()
     ) + ((sampler.dtype_note,) if sampler.dtype_note else ())
-    return ReadyModel(manifest, folder.name, folder_digest(folder), sampler, device, warnings)
-
-
-def folder_digest(folder: Path) -> str:
-    digest = hashlib.sha256(f"errorbar {service.__version__} masks {MASK_LAW}\0".encode())
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
-    return f"sha256:{digest.hexdigest()}"
+    return ReadyModel(manifest, version, content.digest, sampler, device, warnings, content.fingerprint)
 
 
 def _built(manifest: Manifest) -> nn.Module:
@@ -109,18 +109,20 @@ def _built(manifest: Manifest) -> nn.Module:
     return module
 
 
-def _with_weights(module: nn.Module, path: Path) -> nn.Module:
+def _with_weights(module: nn.Module, content: bytes | None) -> nn.Module:
+    if content is None:
+        raise UnservableModel(f"{WEIGHTS} cannot be read: there is no such file")
     try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as e:
-        raise UnservableModel(f"{path.name} cannot be read: {e}") from e
+        weights = load(content)
+    except SafetensorError as e:
+        raise UnservableModel(f"{WEIGHTS} cannot be read: {e}") from e
     broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise UnservableModel(f"{path.name}: {broken[0]} has values that are not finite")
+        raise UnservableModel(f"{WEIGHTS}: {broken[0]} has values that are not finite")
     try:
         module.load_state_dict(weights)
     except RuntimeError as e:
-        raise UnservableModel(f"{path.name} does not fit the architecture: {e}") from e
+        raise UnservableModel(f"{WEIGHTS} does not fit the architecture: {e}") from e
     return module
 
 

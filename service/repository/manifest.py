@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
-from service.errors import Fault, InvalidManifest, nearest
+from service.errors import InvalidManifest
+from service.repository.inputs import Input, InputType
+from service.repository.tables import Table, is_integer, read_document
+from service.repository.warm_up import WarmRow, warm_up_rows
 from service.sampling.masks import Design
 from service.sampling.options import DTYPES, MAX_SEED, Dtype, MaskSharing
 from service.statistics import NoiseHead, Task
-
-InputType = Literal["float32", "int64"]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input tensor: `shape` without the row axis. `range` (low, high) is told to clients; integers have one, and no
-    value outside it is let in."""
-
-    name: str
-    dtype: InputType
-    shape: tuple[int, ...]
-    range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,23 +60,29 @@ class Manifest:
     tau: float | None = None  # precision of the observation noise, 1 / (target's unit)²
     noise_head: NoiseHead | None = None  # what the second half of the network's columns says of the noise
     dtype: Dtype = "float32"
+    warm_up: tuple[WarmRow, ...] = ()  # rows that run before the model answers; none: what the server makes up
 
 
 def read_manifest(path: Path) -> Manifest:
     """Reads and checks a `model.toml`. InvalidManifest, with the path of the wrong key."""
     try:
-        with path.open("rb") as file:
-            return parse_manifest(tomllib.load(file))
+        content = path.read_bytes()
     except OSError as e:
         raise InvalidManifest(f"{path}: cannot be read: {e.strerror}") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise InvalidManifest(f"{path}: not TOML: {e}") from e
+    return manifest_of(content, str(path))
+
+
+def manifest_of(content: bytes, where: str) -> Manifest:
+    """The same of a file's bytes; `where` they came from stands before what is wrong."""
+    document = read_document(content, where)
+    try:
+        return parse_manifest(document)
     except InvalidManifest as e:
-        raise InvalidManifest(f"{path}: {e.detail}", faults=e.faults) from e
+        raise InvalidManifest(f"{where}: {e.detail}", faults=e.faults) from e
 
 
 def parse_manifest(document: Mapping[str, Any]) -> Manifest:
-    top = _Table(document, "")
+    top = Table(document)
     task = top.choice("task", get_args(Task))
     labels = top.strings("labels") if top.has("labels") else None
     inputs = tuple(_input(t) for t in top.tables("inputs"))
@@ -112,6 +106,7 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
         tau=noise.tau,
         noise_head=noise.head,
         dtype=_dtype(top.table("numerics")) if top.has("numerics") else "float32",
+        warm_up=warm_up_rows(top.table("warm_up"), inputs) if top.has("warm_up") else (),
     )
     top.finish()
     if ":" in manifest.name:
@@ -120,7 +115,7 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
-def _check_together(manifest: Manifest, top: _Table) -> None:
+def _check_together(manifest: Manifest, top: Table) -> None:
     if not manifest.inputs:
         top.refuse("inputs", "at least one input expected")
     if len({i.name for i in manifest.inputs}) != len(manifest.inputs):
@@ -140,7 +135,7 @@ def _check_together(manifest: Manifest, top: _Table) -> None:
             top.refuse("features", "two features have the same name")
 
 
-def _input(table: _Table) -> Input:
+def _input(table: Table) -> Input:
     bounds = table.numbers("range") if table.has("range") else None
     if bounds is not None and (len(bounds) != 2 or not -inf < bounds[0] <= bounds[1] < inf):
         table.refuse("range", f"[low, high], finite, expected, got {list(bounds)}")
@@ -151,14 +146,14 @@ def _input(table: _Table) -> Input:
     if dtype == "int64" and bounds is None:
         table.refuse("range", "missing; [low, high] of the integers that the network takes expected, such as the first "
                               "and the last token of its vocabulary")
-    if dtype == "int64" and not all(_is_integer(n) and -(2**63) <= n < 2**63 for n in bounds or ()):
+    if dtype == "int64" and not all(is_integer(n) and -(2**63) <= n < 2**63 for n in bounds or ()):
         table.refuse("range", f"two 64-bit integers expected, got {list(bounds or ())}")
     found = Input(table.text("name"), dtype, shape, None if bounds is None else (bounds[0], bounds[1]))
     table.finish()
     return found
 
 
-def _feature(table: _Table) -> Feature:
+def _feature(table: Table) -> Feature:
     feature = Feature(table.text("name"), table.text("unit"), table.number("min"), table.number("max"))
     for key, bound in (("min", feature.min), ("max", feature.max)):
         if not isfinite(bound):
@@ -169,7 +164,7 @@ def _feature(table: _Table) -> Feature:
     return feature
 
 
-def _sampling(table: _Table) -> SamplingDefaults:
+def _sampling(table: Table) -> SamplingDefaults:
     default = SamplingDefaults()
     found = SamplingDefaults(
         samples=table.integer("samples") if table.has("samples") else default.samples,
@@ -192,7 +187,7 @@ class _Noise(NamedTuple):
     head: NoiseHead | None = None
 
 
-def _noise(table: _Table) -> _Noise:
+def _noise(table: Table) -> _Noise:
     """The noise of the observations: the same for all rows (`tau`), or the network's own (`head`)."""
     if table.has("head"):
         head = cast(NoiseHead, table.choice("head", get_args(NoiseHead)))
@@ -208,84 +203,7 @@ def _noise(table: _Table) -> _Noise:
     return _Noise(tau)
 
 
-def _dtype(table: _Table) -> Dtype:
+def _dtype(table: Table) -> Dtype:
     dtype = cast(Dtype, table.choice("dtype", DTYPES))
     table.finish()
     return dtype
-
-
-class _Table:
-    """A TOML table that knows which of its keys were read; `finish` refuses the others."""
-
-    def __init__(self, values: Mapping[str, Any], path: str) -> None:
-        self._values, self._path = values, path
-        self._read: list[str] = []
-
-    def has(self, key: str) -> bool:
-        self._read.append(key)
-        return key in self._values
-
-    def refuse(self, key: str, message: str) -> None:
-        path = f"{self._path}.{key}".lstrip(".")
-        raise InvalidManifest(f"{path}: {message}", faults=[Fault(path, message)])
-
-    def finish(self) -> None:
-        for key in self._values:
-            if key not in self._read:
-                self.refuse(key, f"not a key of the manifest{nearest(key, self._read)}")
-
-    def _get(self, key: str, expected: str, fits: Callable[[Any], bool], convert: Callable[[Any], T]) -> T:
-        if not self.has(key):
-            self.refuse(key, f"missing; {expected} expected")
-        value = self._values[key]
-        if not fits(value):
-            self.refuse(key, f"{expected} expected, got {value!r}")
-        return convert(value)
-
-    def text(self, key: str) -> str:
-        return self._get(key, "a string", lambda v: isinstance(v, str), str)
-
-    def boolean(self, key: str) -> bool:
-        return self._get(key, "true or false", lambda v: isinstance(v, bool), bool)
-
-    def integer(self, key: str) -> int:
-        return self._get(key, "an integer", _is_integer, int)
-
-    def number(self, key: str) -> float:
-        return self._get(key, "a number", _is_number, float)
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        value = self._get(key, " or ".join(map(repr, choices)), lambda v: isinstance(v, str), str)
-        if value not in choices:
-            self.refuse(key, f"{' or '.join(map(repr, choices))} expected, got {value!r}{nearest(value, choices)}")
-        return value
-
-    def strings(self, key: str) -> tuple[str, ...]:
-        return self._list(key, "a list of strings", lambda v: isinstance(v, str))
-
-    def integers(self, key: str) -> tuple[int, ...]:
-        return self._list(key, "a list of integers", _is_integer)
-
-    def numbers(self, key: str) -> tuple[float, ...]:
-        return self._list(key, "a list of numbers", _is_number)
-
-    def _list(self, key: str, expected: str, fits: Callable[[Any], bool]) -> tuple[Any, ...]:
-        return self._get(key, expected, lambda v: isinstance(v, list) and all(map(fits, v)), tuple)
-
-    def mapping(self, key: str) -> Mapping[str, Any]:
-        return self._get(key, "a table", lambda v: isinstance(v, dict), dict)
-
-    def table(self, key: str) -> _Table:
-        return _Table(self.mapping(key), f"{self._path}.{key}".lstrip("."))
-
-    def tables(self, key: str) -> list[_Table]:
-        tables = self._list(key, "an array of tables", lambda v: isinstance(v, dict))
-        return [_Table(t, f"{self._path}.{key}[{i}]".lstrip(".")) for i, t in enumerate(tables)]
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

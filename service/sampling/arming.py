@@ -11,7 +11,7 @@ import copy
 import hashlib
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import UnservableModel
+from service.sampling.process_wide import Shared
 
 Inputs = Mapping[str, Tensor]
 _RESTING = "_errorbar_resting"
@@ -79,9 +80,16 @@ def no_foreign_randomness() -> Iterator[None]:
         raise UnservableModel("the forward pass draws from Python's or numpy's generator, which cannot be sampled")
 
 
-@contextmanager
-def plain_attention() -> Iterator[None]:
+def plain_attention() -> AbstractContextManager[None]:
     """Without the fused transformer path, which leaves dropout out. The flag is put back."""
+    return _ATTENTION.held("plain", _plain_attention)
+
+
+_ATTENTION = Shared()
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

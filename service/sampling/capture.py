@@ -27,6 +27,8 @@ from service.sampling.functional import RECURRENT, functional
 from service.sampling.marks import Mark, drop, sites_of
 from service.sampling.noise import collapse
 from service.sampling.passes import channels_last, fold_batch_norm, sink
+from service.sampling.process_wide import traced_alone
+from service.sampling.reference import traceable
 
 _aten = torch.ops.aten
 _LAYOUT = {"clone", "contiguous", "detach", "alias"}
@@ -52,17 +54,18 @@ def capture(module: nn.Module, rows: Inputs, positional: bool) -> Captured:
 
     UnservableModel, with the site and the reason, where the graph could compute anything else than the module.
     """
-    with generator_put_back(next(iter(rows.values())).device), plain_attention(), _quiet():
+    with generator_put_back(next(iter(rows.values())).device), plain_attention(), _quiet(), traced_alone():
         evaluated = _export(module, rows, positional)
         with armed(module):
             program = _export(module, rows, positional)
-            _check_stochastic_twin(module, program, rows, positional)
+            with traceable():
+                _check_stochastic_twin(module, program, rows, positional)
         output = _wanted_output(program)
-        with torch.no_grad():
+        with torch.no_grad(), traceable():
             one, other = (_flat(call(module.eval(), rows, positional))[output] for _ in range(2))
         if not torch.equal(one, other):
             raise UnservableModel("two passes in eval mode differ: the network is random even with dropout off")
-    with _quiet():
+    with _quiet(), traced_alone():
         mutated = program.run_decompositions({}).graph_signature.buffers_to_mutate
     if mutated:
         raise UnservableModel(f"the forward pass changes the model's state ({', '.join(map(str, mutated.values()))})")

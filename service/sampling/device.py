@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from service.sampling.process_wide import Shared
+
 _AMPERE = (8, 0)
 _EXACT = {"ieee", "none"}  # torch's names
 _flag: Any = torch._C._get_fp32_precision_getter  # every request reads flags: their public names take 2 µs
@@ -86,13 +88,20 @@ def exact_float32(device: torch.device) -> AbstractContextManager[None]:
     `torch.set_float32_matmul_precision("medium")`, by whoever shares the process, allows bfloat16. The flags are put
     back."""
     if device.type == "cuda":
-        return _precision("ieee", _cuda_flags())
-    return _precision("ieee", _cpu_flags()) if _cpu_may_round() else nullcontext()
+        return _ON_CUDA.held("ieee", lambda: _precision("ieee", _cuda_flags()))
+    if _ON_CPU.in_use or _cpu_may_round():
+        return _ON_CPU.held("ieee", lambda: _precision("ieee", _cpu_flags()))
+    return nullcontext()
 
 
 def tf32_products(device: torch.device) -> AbstractContextManager[None]:
     """With TF32 in all products of float32. The flags are put back."""
-    return _precision("tf32", _cuda_flags()) if device.type == "cuda" else nullcontext()
+    if device.type != "cuda":
+        return nullcontext()
+    return _ON_CUDA.held("tf32", lambda: _precision("tf32", _cuda_flags()))
+
+
+_ON_CUDA, _ON_CPU = Shared(), Shared()
 
 
 def _cuda_flags() -> list[Any]:

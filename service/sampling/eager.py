@@ -36,7 +36,7 @@ from service.sampling.layouts import Layout
 from service.sampling.marks import alpha_scale, checked_rate
 from service.sampling.masks import MAX_OUTER, dropped
 from service.sampling.plan import Plan
-from service.sampling.reference import with_noise
+from service.sampling.reference import traceable, with_noise
 from service.sampling.sites import Site, samples, selected
 from service.sampling.split import Split
 from service.statistics import BLOCK
@@ -136,7 +136,7 @@ def eager_plan(
 ) -> Plan:
     """A plan without a graph. reason: why there is none. UnservableModel where it would not be sampled rightly."""
     network = EagerNetwork(module, positional, list(rows), patterns)
-    with no_foreign_randomness(), torch.random.fork_rng(devices=[]):
+    with no_foreign_randomness(), torch.random.fork_rng(devices=[]), traceable():
         network.scale = _scale_where_only_dropout(network, rows)
         sites = _find_sites(network, rows, patterns)
     output = network.predict(list(rows.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from service.sampling.arming import Inputs, armed, call, plain_attention
 from service.sampling.device import exact_float32
 from service.sampling.layouts import Layout
 from service.sampling.marks import Mark
+from service.sampling.process_wide import Shared
 
 _aten = torch.ops.aten
 Noise = Callable[[Sequence[int], float | None], Tensor]
@@ -63,9 +64,17 @@ class GivenNoise(TorchDispatchMode):
         return noise
 
 
+_KERNELS = Shared()
+
+
+def traceable() -> AbstractContextManager[None]:
+    """With attention and recurrent layers made of operations that can be intercepted, and with the same ones whatever
+    other threads do meanwhile: two passes can be held against each other to the bit."""
+    return _KERNELS.held("traceable", _plain_kernels)
+
+
 @contextmanager
-def _traceable() -> Iterator[None]:
-    """With attention and recurrent layers made of operations that can be intercepted."""
+def _plain_kernels() -> Iterator[None]:
     with plain_attention(), sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
         yield
 
@@ -73,7 +82,7 @@ def _traceable() -> Iterator[None]:
 def with_noise(module: nn.Module, rows: Inputs, positional: bool, noise: Noise, off: Sequence[str] = ()) -> Any:
     """The armed module's raw output for one sample. off: paths of modules that stay in eval mode."""
     device = next(iter(rows.values())).device
-    with torch.no_grad(), exact_float32(device), _traceable(), armed(module, off), GivenNoise(noise):
+    with torch.no_grad(), exact_float32(device), traceable(), armed(module, off), GivenNoise(noise):
         return call(module, rows, positional)
 
 

