@@ -40,6 +40,10 @@ class Desk:
         self._arrived: deque[tuple[Waiter, Outcome]] = deque()  # from the engine's thread
         self._fetched_soon = False
 
+    def check_room(self) -> None:
+        """Overloaded where no job would be admitted."""
+        self._engine.check_room()
+
     async def answered(self, job: Job, receive: Receive) -> Answer:
         """The engine's answer, or what it raises; Disconnected once the client has left, whose job is given up then.
         receive: of a request whose body has been read."""

@@ -74,6 +74,7 @@ class Inference:
         headers = context.headers
         given_as, answered_as = media_type(headers), answer_type(headers)
         query = _query(scope["query_string"])
+        self._desk.check_room()
         held = Held(self._bodies)
         try:
             raw = await self._bodies.read(receive, headers, held)

@@ -29,6 +29,7 @@ from service.statistics import BLOCK
 log = logging.getLogger("errorbar")
 
 _PATIENCE = 20.0  # times its expected length that a part may take before it counts as hanging, where that is longer
+_SMALLEST_ROOM = 0.02  # of the queue, below which nothing is read any more
 _MOST_RUNS = 4  # batches under way at once, which hold memory
 
 
@@ -81,9 +82,14 @@ class Engine:
         with self._lock:
             now = self._clock.now()
             self._refuse_if_ending()
-            self._check_room(job, cost_s)
+            self._check_room(cost_s)
             self._check_deadline(job, cost_s, now)
             return self._add(job, done, now, cost_s, wake)
+
+    def check_room(self) -> None:
+        """Overloaded where the queue is as good as full: a flood is refused by its heads, before its bodies are read
+        and decoded, which would take the processor from those who are answered."""
+        self._check_room(_SMALLEST_ROOM * self._limits.queue_s * self._costs.drain_rate)
 
     def submit(self, job: Job) -> Future[Answer]:
         """As `admit`, for those who wait. The future's `cancel` withdraws the job."""
@@ -161,7 +167,7 @@ class Engine:
         if self._hangs:
             raise NotReady("a model does not return; the server restarts", retry_after_s=5.0)
 
-    def _check_room(self, job: Job, cost_s: float) -> None:
+    def _check_room(self, cost_s: float) -> None:
         rate, most_s = self._costs.drain_rate, self._limits.queue_s
         waiting_s = self._backlog_s / rate
         if self._backlog_s and waiting_s + cost_s / rate > most_s:

@@ -94,6 +94,16 @@ def test_more_bodies_than_memory_is_meant_to_hold_are_refused() -> None:
     assert bodies.held == 0
 
 
+def test_where_the_queue_is_full_a_body_is_not_even_read(server) -> None:
+    server.engine._backlog_s = 1e9
+    status, problem = asyncio.run(exchange(create_app(server.settings, state=server), b"not even JSON"))
+    assert (status, problem["code"]) == (429, "overloaded")
+    server.engine._backlog_s = 0.0
+    status, problem = asyncio.run(exchange(create_app(server.settings, state=server), b"not even JSON"))
+    assert (status, problem["code"]) == (400, "malformed_body")
+    server.engine.drain()
+
+
 def test_a_refused_body_holds_nothing(server) -> None:
     limited = Settings(models=server.settings.models, device="cpu", waiting_bytes=10)
     server.settings = limited

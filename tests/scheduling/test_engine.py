@@ -57,8 +57,11 @@ def test_a_full_queue_refuses_with_a_time_to_come_back(model) -> None:
     with pytest.raises(Overloaded) as caught:
         engine.submit(job(model))
     assert caught.value.retry_after_s >= 1
+    with pytest.raises(Overloaded):
+        engine.check_room()
     release.set()
     first.result(), second.result()
+    engine.check_room()
     engine.drain()
 
 
