@@ -35,7 +35,7 @@ def made(state, small_models, tmp_path, clock) -> Made:
         path = tmp_path / "keys.toml"
         path.write_text(text)
         server = Server(Settings(models=small_models, device="cpu", **{"keys": path} | settings), clock)  # type: ignore
-        server.engine, server.repository = state.engine, state.repository
+        server.engine, server.repository, server.loaded = state.engine, state.repository, True
         app = create_app(server.settings, state=server)
 
         async def at_listener(scope, receive, send) -> None:

@@ -17,12 +17,13 @@ from service.scheduling import Engine
 from service.settings import Settings
 
 UNCERTAIN = "/v1/models/flowers:uncertainty"
-LONG = {"instances": [[1.0, 12.0, 2.0]] * 90, "samples": 10_000}
+LONG = {"instances": [[1.0, 12.0, 2.0]] * 4000, "samples": 10_000}  # seconds
 
 
 @pytest.fixture
 def server(small_models: Path) -> Server:
-    server = Server(Settings(models=small_models, device="cpu"), MonotonicClock())
+    settings = Settings(models=small_models, device="cpu", rows_by_samples=100_000_000, queue_s=1e6)
+    server = Server(settings, MonotonicClock())
     server.load()
     return server
 
@@ -68,7 +69,7 @@ def test_a_deadline_that_passes_is_told_when_it_passes(server, monkeypatch) -> N
 
 
 def test_a_partial_answer_comes_with_what_there_is(server) -> None:
-    body = json.dumps({**LONG, "timeout_ms": 40, "on_deadline": "partial"}).encode()
+    body = json.dumps({**LONG, "timeout_ms": 500, "on_deadline": "partial"}).encode()
     status, answer = asyncio.run(exchange(create_app(server.settings, state=server), body))
     assert status == 200
     for row in answer["predictions"]:
