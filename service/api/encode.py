@@ -35,7 +35,8 @@ def answer_body(job: Job, answer: Answer, outside: Sequence[list[str]], request_
 def answer_arrays(
     job: Job, answer: Answer, outside: Sequence[list[str]], request_id: str
 ) -> dict[str, NDArray[Any]]:
-    """The numbers of an answer as arrays, rows first, under their names in JSON; what does not exist is left out.
+    """The numbers of an answer as arrays, rows first, under their names in JSON; what no row has is left out, and NaN
+    stands in a row that has no such number, and beyond the samples of a row that has fewer. `settled` is "" for null.
     `answer` is the rest of it, as JSON: what stands above the rows, the labels, and for each row its `out_of_range`."""
     task, labels = job.model.manifest.task, job.model.manifest.labels
     arrays: dict[str, NDArray[Any]] = {name: a for name, a in answer.arrays.items() if a is not None}
