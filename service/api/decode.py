@@ -20,15 +20,18 @@ from service.sampling.options import MAX_SEED, METHODS
 from service.sampling.stopping import DEFAULT_SAMPLES, Decide, stop_rule
 from service.scheduling import Limits, Options
 from service.scheduling.job import DEFAULT_PRIORITY
+from service.statistics import Task
 
 DEFAULT_TIMEOUT_MS = 60_000
 _MAX_TIMEOUT_MS = 86_400_000
 _COMMON = ("instances", "timeout_ms", "priority")
+_ON_DEADLINE = "on_deadline"
 _OPTIONS = ("samples", "seed", "masks", "design", "method", "quantiles", "include_samples", "tolerance", "decide",
-            "on_deadline")
+            _ON_DEADLINE)
 _HIGHEST_PRIORITY = 9
+_SCALARS = frozenset({int, float, str, bool, type(None)})
 _LONGEST_QUERY_VALUE = 2000
-_PLAIN = (np.dtype(np.float64), np.dtype(np.int64))
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
@@ -91,36 +94,37 @@ def decode_options(payload: Mapping[str, Any], model: ReadyModel, limits: Limits
     """The options of an uncertainty request, the manifest's where it does not say."""
     if not model.sampler.samples_something:
         raise UncertaintyUnavailable(f"model {model.name!r} has no dropout to sample; use :predict")
-    default = model.manifest.sampling
-    if not any(name in payload for name in _OPTIONS):
-        return _default_options(default, limits.samples)
-    tolerance, decide = _tolerance(payload.get("tolerance")), _decide(payload.get("decide"))
+    given = {name: payload[name] for name in _OPTIONS if name in payload and name != _ON_DEADLINE}
+    settled = _seen_before if _SCALARS.issuperset(map(type, given.values())) else _options
+    return settled(model.manifest.sampling, model.manifest.task, limits.samples, **given)
+
+
+def _options(default: SamplingDefaults, task: Task, most_samples: int, **given: Any) -> Options:
+    """given: what a request says. most_samples: that it may ask for."""
+    tolerance, decide = _tolerance(given.get("tolerance")), _decide(given.get("decide"))
     if tolerance is not None or decide is not None:
         if default.locked:
             _wrong_option("decide" if tolerance is None else "tolerance",
                           "this model is locked to the samples of its manifest, no row stops early")
-        default = replace(default, design="iid", samples=min(DEFAULT_SAMPLES, limits.samples))
+        default = replace(default, design="iid", samples=min(DEFAULT_SAMPLES, most_samples))
     options = Options(
-        samples=_integer("samples", payload.get("samples", default.samples), 2, limits.samples),
-        seed=_integer("seed", payload.get("seed", default.seed), 0, MAX_SEED),
-        masks=_choice("masks", payload.get("masks", default.masks), ("shared", "independent")),
-        design=_choice("design", payload.get("design", default.design), ("balanced", "iid")),
-        quantiles=_levels(payload.get("quantiles")),
-        include_samples=_boolean("include_samples", payload.get("include_samples", False)),
-        method=_choice("method", payload.get("method", "auto"), METHODS),
+        samples=_integer("samples", given.get("samples", default.samples), 2, most_samples),
+        seed=_integer("seed", given.get("seed", default.seed), 0, MAX_SEED),
+        masks=_choice("masks", given.get("masks", default.masks), ("shared", "independent")),
+        design=_choice("design", given.get("design", default.design), ("balanced", "iid")),
+        quantiles=_levels(given.get("quantiles")),
+        include_samples=_boolean("include_samples", given.get("include_samples", False)),
+        method=_choice("method", given.get("method", "auto"), METHODS),
         tolerance=tolerance, decide=decide,
     )
-    stop_rule(model.manifest.task, tolerance, decide, payload.get("design"), options.samples)
+    stop_rule(task, tolerance, decide, given.get("design"), options.samples)
     for name in ("samples", "seed", "masks", "design"):
         if default.locked and getattr(options, name) != getattr(default, name):
             _wrong_option(name, f"this model is locked to {getattr(default, name)!r}")
     return options
 
 
-@lru_cache(maxsize=256)
-def _default_options(default: SamplingDefaults, most: int) -> Options:
-    """Of a request that asks for nothing of its own."""
-    return Options(_integer("samples", default.samples, 2, most), default.seed, default.masks, default.design)
+_seen_before = lru_cache(maxsize=1024, typed=True)(_options)  # most requests ask for what others asked for
 
 
 def decode_priority(payload: Mapping[str, Any], key: Key | None = None) -> int:
@@ -133,7 +137,7 @@ def decode_priority(payload: Mapping[str, Any], key: Key | None = None) -> int:
 
 def decode_partial(payload: Mapping[str, Any]) -> bool:
     """Whether the answer is to come by the deadline with the samples there are."""
-    return bool(_choice("on_deadline", payload.get("on_deadline", "fail"), ("fail", "partial")) == "partial")
+    return bool(_choice(_ON_DEADLINE, payload.get(_ON_DEADLINE, "fail"), ("fail", "partial")) == "partial")
 
 
 def _wrong_option(field: str, message: str) -> NoReturn:
@@ -277,10 +281,10 @@ def decode_arrays(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> dic
 
 def _in_range(values: NDArray[Any], spec: Input, paths: _Paths) -> NDArray[Any]:
     if spec.dtype == "float32":
-        plain = values.dtype in _PLAIN and values.flags.c_contiguous and values.flags.writeable
-        exact = values if plain else values.astype(np.float64, order="C")
-        # torch says nothing of numbers that are too large, and takes a fraction of the time of asking numpy not to
-        cast = torch.from_numpy(exact).float().numpy()
+        if float(np.maximum.reduce(np.abs(values), None)) <= _FLOAT32_MAX:  # not so where any is NaN
+            return values.astype(np.float32, order="C")
+        # torch says nothing of numbers that are too large, numpy warns
+        cast = torch.from_numpy(values.astype(np.float64, order="C")).float().numpy()
         bad, reason = ~np.isfinite(cast), "a finite number that float32 can hold expected"
     else:
         cast = values.astype(np.int64, order="C")
@@ -328,12 +332,13 @@ def _shown(value: Any) -> str:
 
 def out_of_range(inputs: Mapping[str, Tensor], manifest: Manifest) -> list[list[str]]:
     """For each row, the features outside their training range; empty lists where the manifest names none."""
-    rows = next(iter(inputs.values())).numpy()
+    rows = next(iter(inputs.values()))
     if manifest.features is None:
-        return [[] for _ in rows]
+        return [[] for _ in range(rows.shape[0])]
     names = [f.name for f in manifest.features]
     # bounds as the model sees values: a training value read back must not fall outside by rounding
     low = np.array([f.min for f in manifest.features], np.float32)
     high = np.array([f.max for f in manifest.features], np.float32)
-    outside = (rows < low) | (rows > high)
+    values = rows.numpy()
+    outside = (values < low) | (values > high)
     return [[names[j] for j in np.flatnonzero(row)] for row in outside]

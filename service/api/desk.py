@@ -34,6 +34,7 @@ class Desk:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[Waiter, _Waiting] = {}
         self._watchers: dict[Waiter, asyncio.Task[None]] = {}
         self._runs_soon = self._looks_soon = False
@@ -48,6 +49,9 @@ class Desk:
         """The engine's answer, or what it raises; Disconnected once the client has left, whose job is given up then.
         receive: of a request whose body has been read."""
         loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            self._engine.hand_back(SMALL_S, partial(loop.call_soon_threadsafe, self._run_soon, loop))
         waiter: Waiter = loop.create_future()
         ticket = self._engine.admit(
             job, partial(self._done, loop, threading.get_ident(), waiter), wake=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.repository import ReadyModel
 from service.scheduling import Answer, Job, Options
-from service.scheduling.job import Stops
+from service.scheduling.job import Array, Stops
 
 NOT_CALIBRATED = "the model has no calibration"
 
@@ -97,9 +97,50 @@ def prediction_body(model: ReadyModel, answer: Answer, outside: Sequence[list[st
 def uncertainty_body(
     model: ReadyModel, options: Options, answer: Answer, outside: Sequence[list[str]], request_id: str
 ) -> dict[str, Any]:
-    columns = _columns(answer)
-    rows = [_uncertain_row(model, answer, columns, i, names) for i, names in enumerate(outside)]
+    task, labels = model.manifest.task, model.manifest.labels
+    names, columns = zip(*_columns(model, answer).items(), strict=True)
+    alike: dict[str, Any] = {}
+    if answer.stops is None:
+        alike = {"se_df": answer.se_df, "samples": answer.samples, "stopped": "samples", "settled": None}
+    if task == "regression":
+        alike["interval"] = None
+    if task in ("classification", "multilabel"):
+        alike |= {"prediction_set": None, "calibrated_probabilities": None}
+    alike |= {"decision": None, "ood_score": None, "calibration_reason": NOT_CALIBRATED}
+    rows = []
+    for place, values in enumerate(zip(*columns, strict=True)):
+        row = dict(zip(names, values, strict=True))
+        if labels is not None and task in ("classification", "multilabel"):
+            index = int(row["mean"].argmax())
+            row = {"label": labels[index], "index": index, **row}
+        if answer.stops is not None:
+            row = {**_own_values(row, answer.stops.samples[place]), **_stopped_row(answer.stops, place)}
+        rows.append({**row, **alike, "out_of_range": outside[place]})
     return {**_head(model, options, answer, request_id), "predictions": rows}
+
+
+def _columns(model: ReadyModel, answer: Answer) -> dict[str, Any]:
+    """An answer's arrays under their names, to take a row's value from each: lists of numbers where a row has one, as
+    of a regression with one target; else arrays. A name that no row has holds None for each."""
+    arrays = dict(answer.arrays)
+    if model.manifest.task == "regression":
+        noise, std = _noise(model, arrays), arrays["std"]
+        assert std is not None
+        arrays["noise_std"] = np.full(len(std), noise) if isinstance(noise, float) else noise
+        arrays["total_std"] = None if noise is None else np.sqrt(std**2 + noise**2)
+        arrays = {name: array if array is None else _one_target(name, array) for name, array in arrays.items()}
+    rows = len(next(array for array in arrays.values() if array is not None))
+    return {
+        name: [None] * rows if array is None else array.tolist() if array.ndim == 1 else np.ascontiguousarray(array)
+        for name, array in arrays.items()
+    }
+
+
+def _one_target(name: str, array: Array) -> Array:
+    """Of a regression: one number a row to (rows,), and the samples or quantiles of one target to (rows, n)."""
+    if name in ("quantiles", "sample_values"):
+        return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    return array.reshape(-1) if array[0].size == 1 else array
 
 
 def _head(model: ReadyModel, options: Options, answer: Answer, request_id: str) -> dict[str, Any]:
@@ -109,7 +150,7 @@ def _head(model: ReadyModel, options: Options, answer: Answer, request_id: str) 
         "sampling": {
             "method": answer.method, "samples": answer.samples, "seed": options.seed, "masks": options.masks,
             "design": options.design, "dtype": model.sampler.dtype,
-            "sites_active": sum(s.active for s in sites), "sites_total": len(sites), **_asked_to_stop(options),
+            "sites_active": sum([s.active for s in sites]), "sites_total": len(sites), **_asked_to_stop(options),
         },
     }
 
@@ -131,63 +172,13 @@ def _own_values(values: dict[str, Any], samples: int) -> dict[str, Any]:
     """What a row has of its own: the samples it rests on, and no number where NaN says that there is none."""
     if "sample_values" in values:
         values["sample_values"] = values["sample_values"][:samples]
-    return {name: None if value is None or np.isnan(value).any() else value for name, value in values.items()}
+    absent = {name for name, value in values.items() if isinstance(value, float | np.ndarray) and np.isnan(value).any()}
+    return {name: None if name in absent else value for name, value in values.items()}
 
 
-def _columns(answer: Answer) -> dict[str, Any]:
-    """An answer's arrays as what rows are taken from: lists of numbers where a row has one, which are quicker."""
-    return {
-        name: array if array is None or array.ndim > 1 else array.tolist() for name, array in answer.arrays.items()
-    }
-
-
-def _uncertain_row(
-    model: ReadyModel, answer: Answer, columns: Mapping[str, Any], place: int, outside: list[str]
-) -> dict[str, Any]:
-    """columns: of `_columns`."""
-    manifest = model.manifest
-    values: dict[str, Any] = {name: None if column is None else column[place] for name, column in columns.items()}
-    if answer.stops is not None:
-        values = _own_values(values, answer.stops.samples[place])
-    labelled = manifest.task in ("classification", "multilabel")
-    row: dict[str, Any] = {}
-    if labelled and manifest.labels is not None:
-        index = int(values["mean"].argmax())
-        row = {"label": manifest.labels[index], "index": index}
-    kept = ("quantiles", "sample_values")
-    row |= {k: _scalar_if_single(v, manifest.task) for k, v in values.items() if k not in kept}
-    row["se_df"] = answer.se_df
-    if manifest.task == "regression":
-        noise = _noise(model, values)
-        total = None if noise is None else np.sqrt(values["std"] ** 2 + noise**2)
-        row |= {name: _scalar_if_single(v, manifest.task) for name, v in (("noise_std", noise), ("total_std", total))}
-        row["interval"] = None
-    if labelled:
-        row |= {"prediction_set": None, "calibrated_probabilities": None}
-    row |= {k: _columns_dropped(values[k], manifest.task) for k in kept if k in values}
-    row |= {"samples": answer.samples, "stopped": "samples", "settled": None}
-    if answer.stops is not None:
-        row |= _stopped_row(answer.stops, place)
-    return row | {
-        "decision": None, "ood_score": None, "calibration_reason": NOT_CALIBRATED, "out_of_range": outside,
-    }
-
-
-def _scalar_if_single(value: Any, task: str) -> Any:
+def _scalar_if_single(value: NDArray[Any], task: str) -> Any:
     """A number for a regression with one target; arrays as they are."""
-    if value is None or isinstance(value, float):
-        return value
-    if value.ndim == 0:
-        return value.item()
-    if task == "regression" and value.size == 1:
-        return value.reshape(()).item()
-    return np.ascontiguousarray(value)
-
-
-def _columns_dropped(value: Any, task: str) -> Any:
-    """(levels or samples, columns) to (levels or samples,) where there is one target."""
-    single = task == "regression" and value.ndim == 2 and value.shape[1] == 1
-    return np.ascontiguousarray(value[:, 0] if single else value)
+    return value.item() if task == "regression" and value.size == 1 else value
 
 
 def card_body(model: ReadyModel) -> dict[str, Any]:

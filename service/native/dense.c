@@ -18,18 +18,37 @@ struct room {
 #define PANEL 4 /* vectors of outputs that are summed at a time, at most */
 #define TOGETHER 16 /* passes that share a panel of weights while it is in the nearest cache */
 
+/* How the units that stay are found. */
+#define EACH 0
+#define COMPRESS 1
+#define PERMUTE 2
+
 #if defined(__x86_64__)
+/* The places of the bits that are set in each byte, lowest first. */
+static uint8_t bits_of[256][8];
+
+__attribute__((constructor)) static void fill_bits_of(void) {
+    for (int byte = 0; byte < 256; byte++)
+        for (int bit = 0, count = 0; bit < 8; bit++)
+            if (byte >> bit & 1) bits_of[byte][count++] = (uint8_t)bit;
+}
+
 #define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt"
 #define TARGET __attribute__((target(AVX512)))
 #define NAME(f) f##_avx512
-#define COMPRESS
+#define WIDE 16
+#define ACTIVE COMPRESS
 #include "dense_passes.h"
-#define TARGET __attribute__((target("avx2,fma")))
+#define TARGET __attribute__((target("avx2,fma,popcnt")))
 #define NAME(f) f##_avx2
+#define WIDE 8
+#define ACTIVE PERMUTE
 #include "dense_passes.h"
 #endif
 #define TARGET
 #define NAME(f) f##_any
+#define WIDE 8
+#define ACTIVE EACH
 #include "dense_passes.h"
 
 typedef void (*passes)(const struct chain *, int64_t, int64_t, struct room);
@@ -60,7 +79,7 @@ int errorbar_dense_chain(const struct chain *c, int threads) {
             failed = 1;
             continue;
         }
-        const struct room room = {memory, memory + TOGETHER * widest,                                   (int32_t *)(memory + 2 * TOGETHER * widest), widest};
+        const struct room room = {memory, memory + TOGETHER * widest, (int32_t *)(memory + 2 * TOGETHER * widest), widest};
         run(c, total * part / parts, total * (part + 1) / parts, room);
         free(memory);
     }

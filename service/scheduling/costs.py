@@ -15,7 +15,6 @@ class Costs:
 
     def __init__(self) -> None:
         self._seconds: defaultdict[Hashable, dict[int, float]] = defaultdict(dict)  # by kind, by size, a pass
-        self._rate = 1.0
 
     def learn(self, kind: Hashable, passes: int, seconds: float) -> None:
         """passes: that were computed together, at least 1."""
@@ -43,14 +42,3 @@ class Costs:
             return passes * known[below]
         share = (size - below) / (above - below)
         return passes * float(known[below] ** (1 - share) * known[above] ** share)
-
-    def finished(self, expected_s: float, seconds: float) -> None:
-        """Work that was expected to take so long, each job for itself, took so long with others."""
-        if expected_s > 0 and seconds > 0:
-            rate = min(max(expected_s / seconds, 0.1), 100.0)
-            self._rate += _LEARNING_RATE * (rate - self._rate)
-
-    @property
-    def drain_rate(self) -> float:
-        """Seconds of expected work that are done in a second of the device: over 1 where jobs share passes."""
-        return self._rate

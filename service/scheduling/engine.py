@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from math import inf
+from typing import NamedTuple
 
 from service import events
 from service.clock import Clock, MonotonicClock
-from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, NotReady, Overloaded, reason
+from service.errors import DeadlineExceeded, Draining, ErrorbarError, ModelFailed, NotReady, reason
 from service.repository import ReadyModel, warm_up_inputs
 from service.sampling.options import METHODS
-from service.sampling.steps import LEAST_WHEN_CUT
+from service.scheduling.admission import Admission
 from service.scheduling.costs import Costs
 from service.scheduling.job import Answer, Job, Options
 from service.scheduling.limits import Limits
@@ -29,8 +30,14 @@ from service.statistics import BLOCK
 log = logging.getLogger("errorbar")
 
 _PATIENCE = 20.0  # times its expected length that a part may take before it counts as hanging, where that is longer
-_SMALLEST_ROOM = 0.02  # of the queue, below which nothing is read any more
 _MOST_RUNS = 4  # batches under way at once, which hold memory
+
+
+class _Taker(NamedTuple):
+    """Who runs small batches instead of the engine's thread: of at most so much work, when called."""
+
+    most_s: float
+    call: Callable[[], object]
 
 
 class Engine:
@@ -48,9 +55,10 @@ class Engine:
         self._lock = threading.Lock()  # of everything here but the device
         self._work_came = threading.Condition(self._lock)
         self._device = threading.Lock()
-        self._backlog_s = 0.0
+        self._admission = Admission(self._limits.queue_s)
         self._rows = Counter[str]()
         self._called = False  # the thread is to see to what waits; else somebody runs it who calls `run_small`
+        self._taker: _Taker | None = None
         self._draining = self._abandoned = False
         self._hangs = False
         self.on_hang: Callable[[], None] = lambda: None
@@ -82,14 +90,14 @@ class Engine:
         with self._lock:
             now = self._clock.now()
             self._refuse_if_ending()
-            self._check_room(cost_s)
-            self._check_deadline(job, cost_s, now)
+            self._admission.check_room(cost_s)
+            self._admission.check_deadline(job, cost_s, self._queue, now)
             return self._add(job, done, now, cost_s, wake)
 
     def check_room(self) -> None:
         """Overloaded where the queue is as good as full: a flood is refused by its heads, before its bodies are read
         and decoded, which would take the processor from those who are answered."""
-        self._check_room(_SMALLEST_ROOM * self._limits.queue_s * self._costs.drain_rate)
+        self._admission.check_any_room()
 
     def submit(self, job: Job) -> Future[Answer]:
         """As `admit`, for those who wait. The future's `cancel` withdraws the job."""
@@ -132,7 +140,7 @@ class Engine:
     def run_small(self, most_s: float) -> bool:
         """Runs the next batch here and now, if the device is free and it is expected to take at most so long; whether
         there may be more such. What is not small is left to the engine's thread. A model that could not be captured
-        runs Python of its own, which may take any time, and is never small."""
+        runs Python of its own, which may take any time, and is never small; nor is what nobody has seen run."""
         ran = False
         if self._device.acquire(blocking=False):
             try:
@@ -147,6 +155,13 @@ class Engine:
                 if self._queue or self._runs:
                     self._call_thread()
         return ran
+
+    def hand_back(self, most_s: float, call: Callable[[], object]) -> None:
+        """From now on the engine's thread leaves what `run_small(most_s)` would run to whoever calls that: it calls
+        `call`, which is quick, and raises where it has ended. Else a thread that once has work, and gets more
+        before it is done, would keep what is small for good."""
+        with self._lock:
+            self._taker = _Taker(most_s, call)
 
     def drain(self, abandon: bool = False) -> None:
         """Refuses new work, finishes what was admitted, and ends the thread. abandon: nobody waits for what was
@@ -167,31 +182,12 @@ class Engine:
         if self._hangs:
             raise NotReady("a model does not return; the server restarts", retry_after_s=5.0)
 
-    def _check_room(self, cost_s: float) -> None:
-        rate, most_s = self._costs.drain_rate, self._limits.queue_s
-        waiting_s = self._backlog_s / rate
-        if self._backlog_s and waiting_s + cost_s / rate > most_s:
-            raise Overloaded(
-                f"about {waiting_s:.1f} s of work wait, at most {most_s:g} s may; nothing was computed, a retry is "
-                "safe", retry_after_s=max(1.0, waiting_s + cost_s / rate - most_s),
-            )
-
-    def _check_deadline(self, job: Job, cost_s: float, now: float) -> None:
-        left_s = job.deadline - now
-        least_s = cost_s if not job.partial else cost_s * min(1.0, LEAST_WHEN_CUT / job.samples)
-        if self._backlog_s + cost_s <= left_s:
-            return
-        wait_s = self._queue.ahead_s(job.priority, job.size) / self._costs.drain_rate
-        if wait_s + least_s > left_s:
-            raise DeadlineExceeded(
-                f"the answer would take about {wait_s + least_s:.3f} s, the deadline leaves {max(left_s, 0):.3f} s")
-
     def _add(
         self, job: Job, done: Callable[[Outcome], None], now: float, cost_s: float, wake: bool = True
     ) -> Ticket:
         ticket = self._queue.ticket(job, now, cost_s, done)
         self._queue.add(ticket)
-        self._backlog_s += cost_s
+        self._admission.joined(cost_s, now)
         name = job.model.name
         if not self._rows[name]:
             self._shares.joins(name)
@@ -206,28 +202,49 @@ class Engine:
 
     def _leave(self, ticket: Ticket) -> None:
         """It is neither waited for nor worked on any more."""
-        self._backlog_s = max(0.0, self._backlog_s - ticket.cost_s)
+        self._admission.left(ticket.cost_s)
         self._rows[ticket.job.model.name] -= ticket.job.rows
 
     # what runs next; called with the lock
 
     def _next(self, most_s: float) -> list[Ticket] | Run | None:
         """The most urgent: a batch to begin or one under way; None where there is nothing, or it is not small."""
+        chosen = self._most_urgent()
+        if not isinstance(chosen, Ticket):
+            return chosen if most_s == inf else None
+        costs, together_s = self._costs, BATCH_S
+        if most_s < inf:
+            if not self._is_small(chosen.job, most_s):
+                return None
+            costs, together_s = self._busy, min(most_s, BATCH_S)
+        kind = chosen.job.kind
+        return self._queue.take(chosen, lambda rows, passes: (
+            rows <= self._limits.rows and costs.estimate_s(kind, passes) <= together_s))
+
+    def _most_urgent(self) -> Ticket | Run | None:
         turns: list[Ticket | Run] = [*self._runs]
         if len(self._runs) < _MOST_RUNS:
             turns += self._queue.first_of_each_model()
-        chosen = most_urgent(turns, self._shares)
-        if not isinstance(chosen, Ticket):
-            return chosen if most_s == inf else None
-        job = chosen.job
-        costs, together_s = self._costs, BATCH_S
-        if most_s < inf:
-            costs, together_s = self._busy, min(most_s, BATCH_S)
-            own_s = costs.estimate_s(job.kind, job.passes)
-            if own_s > most_s or job.model.engine == "eager" or job.model.device != "cpu":
-                return None
-        return self._queue.take(chosen, lambda rows, passes: (
-            rows <= self._limits.rows and costs.estimate_s(job.kind, passes) <= together_s))
+        return most_urgent(turns, self._shares)
+
+    def _is_small(self, job: Job, most_s: float) -> bool:
+        cost_s = self._busy.estimate_s(job.kind, job.passes)
+        return 0 < cost_s <= most_s and job.model.engine != "eager" and job.model.device == "cpu"
+
+    def _handed_back(self) -> bool:
+        """Whether somebody else has been told to run what is next."""
+        taker = self._taker
+        if taker is None:
+            return False
+        try:
+            chosen = self._most_urgent()
+            small = isinstance(chosen, Ticket) and self._is_small(chosen.job, taker.most_s)
+            if small:
+                taker.call()
+            return small
+        except Exception:  # whoever it was has ended, or nobody can choose: the thread sees to both
+            self._taker = None
+            return False
 
     # what runs; called with the device
 
@@ -303,7 +320,7 @@ class Engine:
         if more:
             return
         with self._lock:
-            self._costs.finished(run.cost_s, run.spent_s)
+            self._admission.done(run.cost_s, self._clock.now())
             self._costs.learn(run.kind, run.passes, run.spent_s)
             self._busy.learn(run.kind, run.passes, run.busy_s)
         self._end(run.tickets)
@@ -366,11 +383,12 @@ class Engine:
         """False once there is none and none will come."""
         with self._lock:
             while not self._abandoned:
-                if not self._queue and not self._runs:
-                    if self._draining:
-                        return False
+                idle = not self._queue and not self._runs
+                if self._draining:
+                    return not idle
+                if idle or (self._called and self._handed_back()):
                     self._called = False
-                if self._called or self._draining:
+                if self._called:
                     return True
                 self._work_came.wait()
         self._give_up(lambda ticket: Draining("the server went down before the answer was ready", retry_after_s=5.0))

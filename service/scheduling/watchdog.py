@@ -44,16 +44,21 @@ class Watchdog:
         part = self._part
         return part if part is not None and self._clock.now() > part.until else None
 
+    def _looks_after_s(self) -> float | None:
+        """None where nothing runs. The part itself is not held meanwhile, nor the model that it is of."""
+        part = self._part
+        return None if part is None else part.allowed_s / _LOOKS
+
     def _watch(self) -> None:
         quiet = True
         while not self._ended.is_set():
             if quiet:
                 self._busy.wait()
-            part = self._part
-            self._ended.wait(1.0 if part is None else part.allowed_s / _LOOKS)
+            looks_after_s = self._looks_after_s()
+            self._ended.wait(looks_after_s or 1.0)
             if (late := self.overdue()) is not None:
                 self._hangs(late.tickets)
                 return
-            quiet = part is None and self._part is None
+            quiet = looks_after_s is None and self._part is None
             if quiet:
                 self._busy.clear()

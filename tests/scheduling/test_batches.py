@@ -237,6 +237,7 @@ def test_small_work_runs_on_the_callers_thread_and_other_work_does_not(model) ->
 
     small = scripted(model, act)
     done = threading.Event()
+    engine._busy.learn(job(small).kind, 1, 1e-6)
     engine.admit(job(small), lambda outcome: done.set(), wake=False)
     assert engine.run_small(1e-3)
     assert done.is_set()
@@ -251,12 +252,59 @@ def test_small_work_runs_on_the_callers_thread_and_other_work_does_not(model) ->
     engine.drain()
 
 
+def test_work_of_which_nobody_knows_how_long_it_takes_is_not_small(model) -> None:
+    engine, done = Engine(clock=ManualClock()), threading.Event()
+    engine.admit(job(model), lambda outcome: done.set(), wake=False)
+    assert not engine.run_small(1e-3)
+    assert done.wait(30)
+    engine.drain()
+
+
+def test_the_thread_hands_small_work_back_once_it_has_done_what_is_not_small(model) -> None:
+    """Else it would keep it for as long as requests come."""
+    ran_on: list[int] = []
+
+    def act(rows: torch.Tensor) -> torch.Tensor:
+        ran_on.append(threading.get_ident())
+        return twice(rows)
+
+    engine, called, done = Engine(clock=ManualClock()), threading.Event(), threading.Event()
+    small = job(scripted(model, act))
+    engine._busy.learn(small.kind, 1, 1e-6)
+    engine.hand_back(1e-3, called.set)
+    release, first = blocked(engine, scripted(model, act, name="other"))
+    engine.admit(small, lambda outcome: done.set(), wake=False)
+    assert not engine.run_small(1e-3)  # the device is not free
+    release.set()
+    first.result(30)
+    assert called.wait(30)
+    assert engine.run_small(1e-3)
+    assert done.is_set()
+    assert ran_on == [threading.get_ident()]
+    engine.drain()
+
+
+def test_small_work_that_nobody_can_take_back_is_done_by_the_thread(model) -> None:
+    def ended() -> None:
+        raise RuntimeError("the loop is closed")
+
+    engine, done = Engine(clock=ManualClock()), threading.Event()
+    small = job(model)
+    engine._busy.learn(small.kind, 1, 1e-6)
+    engine.hand_back(1e-3, ended)
+    engine.admit(small, lambda outcome: done.set())
+    assert done.wait(30)
+    engine.drain()
+
+
 def test_what_fails_on_the_callers_thread_is_told_and_not_raised_there(model) -> None:
     def act(rows: torch.Tensor) -> torch.Tensor:
         raise SystemExit
 
     engine, outcomes = Engine(clock=ManualClock()), []
-    engine.admit(job(model, act=act), outcomes.append, wake=False)
+    fails = job(model, act=act)
+    engine._busy.learn(fails.kind, 1, 1e-6)
+    engine.admit(fails, outcomes.append, wake=False)
     assert engine.run_small(1e-3)
     assert isinstance(outcomes[0], ModelFailed)
     engine.drain()

@@ -184,13 +184,3 @@ def test_one_slow_batch_hardly_moves_a_cost_and_a_slower_machine_does() -> None:
     for _ in range(40):
         costs.learn("a", 8, 80.0)
     assert costs.estimate_s("a", 8) == pytest.approx(80, rel=0.05)
-
-
-def test_the_drain_rate_follows_what_jobs_cost_together() -> None:
-    costs = Costs()
-    assert costs.drain_rate == 1.0
-    for _ in range(50):
-        costs.finished(expected_s=8.0, seconds=2.0)
-    assert costs.drain_rate == pytest.approx(4.0, rel=0.01)
-    costs.finished(0.0, 1.0)
-    assert costs.drain_rate == pytest.approx(4.0, rel=0.01)
