@@ -40,25 +40,47 @@ void errorbar_softmax(const struct classes *c, int threads) {
                               c->made + first * c->classes);
 }
 
+/* Sixteen rows of probabilities, side by side: their entropies and their most probable classes. */
+INLINE void looked_at(const float *across, int64_t classes, float *entropies, int32_t *winners) {
+    v16 entropy = all(0.0f), most = load(across);
+    i16 winner = (i16)all(0.0f);
+    for (int64_t j = 0; j < classes; j++) {
+        const v16 x = load(across + j * LANES);
+        entropy -= choose(x == 0.0f, x, x * logarithm(x));
+        const i16 more = x > most;
+        most = choose(more, x, most);
+        winner = (winner & ~more) | ((int32_t)j & more);
+    }
+    store(entropies, entropy);
+    memcpy(winners, &winner, sizeof winner);
+}
+
+INLINE void counted(const struct classes *c, int64_t sample, int64_t row, float entropy, int32_t winner) {
+    double *sum = c->entropies + sample / c->size * c->rows + row;
+    *sum = (sample % c->size ? *sum : 0) + (double)entropy;
+    c->votes[row * c->classes + winner]++;
+}
+
+/* Of `count` rows from the first on, sample by sample; of few rows, all there are, several samples side by side. */
 CLONES static void information(const struct classes *c, int64_t first, int64_t count) {
-    float across[MOST_CLASSES * LANES];
+    float across[MOST_CLASSES * LANES], entropies[LANES];
+    int32_t winners[LANES];
     for (int64_t j = 0; j < count * c->classes; j++) c->votes[first * c->classes + j] = 0;
+    if (c->rows < LANES) {
+        const int64_t total = c->samples * c->rows;
+        for (int64_t start = 0; start < total; start += LANES) {
+            const int64_t here = total - start < LANES ? total - start : LANES;
+            gathered(c->values + start * c->classes, here, c->classes, across);
+            looked_at(across, c->classes, entropies, winners);
+            for (int64_t i = 0; i < here; i++)
+                counted(c, (start + i) / c->rows, (start + i) % c->rows, entropies[i], winners[i]);
+        }
+        return;
+    }
     for (int64_t sample = 0; sample < c->samples; sample++) {
         gathered(c->values + (sample * c->rows + first) * c->classes, count, c->classes, across);
-        v16 entropy = all(0.0f), most = load(across);
-        i16 winner = (i16)all(0.0f);
-        for (int64_t j = 0; j < c->classes; j++) {
-            const v16 x = load(across + j * LANES);
-            entropy -= choose(x == 0.0f, x, x * logarithm(x));
-            const i16 more = x > most;
-            most = choose(more, x, most);
-            winner = (winner & ~more) | ((int32_t)j & more);
-        }
-        double *sums = c->entropies + sample / c->size * c->rows + first;
-        for (int64_t row = 0; row < count; row++) {
-            sums[row] = (sample % c->size ? sums[row] : 0) + (double)entropy[row];
-            c->votes[(first + row) * c->classes + winner[row]]++;
-        }
+        looked_at(across, c->classes, entropies, winners);
+        for (int64_t i = 0; i < count; i++) counted(c, sample, first + i, entropies[i], winners[i]);
     }
 }
 

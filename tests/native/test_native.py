@@ -18,6 +18,7 @@ from service.native.sources import digest
 from service.sampling.masks import multipliers
 from service.sampling.outputs import Outputs
 from service.statistics import Accumulator
+from service.statistics.at_once import entropies_and_votes
 from service.statistics.information import Information, InformationSums
 from service.statistics.moments import Moments
 
@@ -152,6 +153,18 @@ def test_probabilities_and_what_they_disagree_about_are_those_of_torch(monkeypat
     torch.testing.assert_close(found.expected_entropy, expected.expected_entropy, rtol=1e-6, atol=1e-7)
     assert torch.equal(found.variation_ratio, expected.variation_ratio)
     torch.testing.assert_close(found.entropy, expected.entropy, rtol=1e-9, atol=1e-12)
+
+
+@needs_library
+@pytest.mark.parametrize("samples", [20, 37])
+def test_what_a_rows_samples_disagree_about_is_the_same_alone_as_among_many(samples) -> None:
+    values = (8 * torch.randn(samples, 40, 5, generator=torch.Generator().manual_seed(0))).softmax(-1)
+    counts = [10] * (samples // 10) + [samples % 10] * (samples % 10 > 0)
+    entropies, votes = entropies_and_votes(values, counts)
+    for rows in (slice(3, 4), slice(7, 14), slice(0, 15)):
+        fewer, theirs = entropies_and_votes(values[:, rows].contiguous(), counts)
+        assert torch.equal(fewer, entropies[:, rows])
+        assert torch.equal(theirs, votes[rows])
 
 
 @needs_library
