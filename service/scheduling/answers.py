@@ -17,6 +17,7 @@ from service.statistics import Task, Uncertainty
 
 _OF_CLASSES = ("entropy", "entropy_se", "expected_entropy", "mutual_information", "mutual_information_se",
                "variation_ratio")
+_NOTHING: NDArray[np.floating] = np.empty(0)
 
 
 def prediction(values: Tensor) -> Answer:
@@ -61,21 +62,23 @@ def shared_out(answer: Answer, jobs: Sequence[Job], timings_s: Sequence[Mapping[
 
 def sampled(jobs: Sequence[Job], answer: Answer) -> events.RowsSampled:
     """What there is to count of an uncertainty answer of a batch."""
-    rows = sum(job.rows for job in jobs)
-    arrays = {name: value.reshape(rows, -1) for name, value in answer.arrays.items() if value is not None}
-    mean, std = arrays["mean"], arrays["std"]
-    column = mean.argmax(1) if "entropy" in arrays else np.zeros(rows, int)
-    at = (np.arange(rows), column)
+    rows = sum([job.rows for job in jobs])
+    mean, std, errors = (_flat(answer.arrays[name], rows) for name in ("mean", "std", "mean_se"))
+    entropy = answer.arrays.get("entropy")
+    at = (np.arange(rows), mean.argmax(1) if entropy is not None else np.zeros(rows, int))
     relative = std[at] / np.maximum(np.abs(mean[at]), np.finfo(np.float64).tiny)
     counts = [answer.samples] * rows if answer.stops is None else answer.stops.samples
     reasons: Mapping[str, int] = {"samples": rows} if answer.stops is None else Counter(answer.stops.stopped)
-    nothing = np.empty(0)
     return events.RowsSampled(
         jobs[0].model.name, _most_of_each(jobs, counts), sum(counts), reasons,
-        _total(arrays.get("entropy", nothing)), _total(arrays.get("mutual_information", nothing)), relative,
-        np.asarray(arrays["mean_se"].max(1), np.float64) if "mean_se" in arrays else nothing,
-        int((std.max(1) == 0).sum()),
+        _total(entropy, rows), _total(answer.arrays.get("mutual_information"), rows), relative,
+        errors.max(1) if errors.size else _NOTHING, int((std.max(1) == 0).sum()),
     )
+
+
+def _flat(array: Array | None, rows: int) -> NDArray[np.floating]:
+    """(rows, numbers of each); empty where there is none."""
+    return _NOTHING if array is None else np.asarray(array, np.float64).reshape(rows, -1)
 
 
 def _most_of_each(jobs: Sequence[Job], counts: Sequence[int]) -> list[int]:
@@ -84,5 +87,5 @@ def _most_of_each(jobs: Sequence[Job], counts: Sequence[int]) -> list[int]:
     return [max(counts[end - job.rows : end]) for end, job in zip(ends, jobs, strict=True)]
 
 
-def _total(by_label: Array) -> NDArray[np.floating]:
-    return np.asarray(by_label.sum(1) if by_label.ndim > 1 else by_label, np.float64)
+def _total(by_label: Array | None, rows: int) -> NDArray[np.floating]:
+    return _NOTHING if by_label is None else _flat(by_label, rows).sum(1)
