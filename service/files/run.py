@@ -132,6 +132,8 @@ class Run:
     def take_up(self) -> None:
         """Goes to where the kept rows end, and answers the last chunk of them again. OutputRefused where the input is
         not what it was as far as it was answered, or where the same bits do not come out."""
+        if not self.kept:
+            return
         partial, source = self.partial, self.source
         partial.go_back(self.kept // self.chunk * self.chunk)  # an input that ended there may have grown since
         self.kept = partial.rows
