@@ -20,19 +20,6 @@ from service.scheduling import Limits
 from tests.conftest import CLASSIFIER
 
 
-@pytest.fixture
-def run(small_models, capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str, models: bool = True) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([*arguments, *(["--models", str(small_models)] if models else [])])
-        said = capsys.readouterr()
-        return int(caught.value.code or 0), said.out, said.err
-
-    return call
-
-
 def packed(save: Any, *arrays: Any, **named: Any) -> bytes:
     file = io.BytesIO()
     save(file, *arrays, **named)

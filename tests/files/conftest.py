@@ -62,7 +62,8 @@ def answer_file(
     overwrite: bool = False, watch: Watch = lambda rows, share: None,
 ) -> Run:
     """What the command does, without its terminal."""
-    with chosen_by_rule(), opened(out, overwrite, restart) as partial, closing(Source(str(file), model.manifest)) as rows:
+    source = Source(str(file), model.manifest)
+    with chosen_by_rule(), opened(out, overwrite, restart) as partial, closing(source) as rows:
         run = Run(model, options, rows, partial)
         run.take_up()
         run.go_on(watch)

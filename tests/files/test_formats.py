@@ -20,9 +20,10 @@ TASKS = ("flowers", "height", "sizes", "both", "anything")
 CLASSES = ("flowers", "both")
 ASKED = {"predict": None, "uncertainty": SHARED, "few": Options(2, 0, "shared", "iid"),
          "stopping": Options(200, 0, "shared", "iid", tolerance=0.3)}
+CASES = [(task, way) for task in TASKS for way in ASKED if way != "stopping" or task in CLASSES]
 
 
-@pytest.fixture(params=[(task, way) for task in TASKS for way in ASKED if way != "stopping" or task in CLASSES], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(params=CASES, ids="-".join)
 def answers(request, by_rule, tmp_path) -> tuple[list[dict[str, Any]], Path, Any, Options | None]:
     """Of seven rows, as JSON; beside them the same as .csv and .npy."""
     model, options = by_rule[request.param[0]], ASKED[request.param[1]]

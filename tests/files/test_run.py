@@ -84,7 +84,9 @@ def test_a_run_that_is_interrupted_at_random_gives_the_same_file(
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("writes", range(14))  # all that a run of five chunks makes
-def test_there_is_no_write_at_which_an_interruption_shows(flowers, rows, tmp_path, suffix, writes, interrupting) -> None:
+def test_there_is_no_write_at_which_an_interruption_shows(
+    flowers, rows, tmp_path, suffix, writes, interrupting
+) -> None:
     answer_file(flowers, rows, tmp_path / f"whole{suffix}")
     interrupting(writes, 3)
     out = tmp_path / f"out{suffix}"
@@ -128,7 +130,9 @@ def test_what_stands_behind_the_last_whole_row_is_cut_off(flowers, rows, tmp_pat
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(-1, 8), (40, 0), (0, 0)])
-def test_an_output_that_lost_its_end_goes_on_where_it_is_whole(flowers, rows, tmp_path, interrupting, keep, kept) -> None:
+def test_an_output_that_lost_its_end_goes_on_where_it_is_whole(
+    flowers, rows, tmp_path, interrupting, keep, kept
+) -> None:
     answer_file(flowers, rows, tmp_path / "whole.csv")
     out = tmp_path / "out.csv"
     interrupted(flowers, rows, out, interrupting)
@@ -183,14 +187,14 @@ def test_another_model_mode_version_or_processor_is_refused_by_name(flowers, row
                                                                    monkeypatch) -> None:
     out = tmp_path / "out.jsonl"
     interrupted(flowers, rows, out, interrupting)
-    with pytest.raises(OutputRefused, match="digest was .*, is sha256:other"):
+    with pytest.raises(OutputRefused, match=r"digest was .*, is sha256:other"):
         answer_file(replace(flowers, digest="sha256:other"), rows, out)
     with pytest.raises(OutputRefused, match="mode was uncertainty, is predict"):
         answer_file(flowers, rows, out, None)
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "ABACUS")
-    with pytest.raises(OutputRefused, match="instructions was .*, is ABACUS"):
-        answer_file(flowers, rows, out)
-    monkeypatch.undo()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("torch.backends.cpu.get_cpu_capability", lambda: "ABACUS")
+        with pytest.raises(OutputRefused, match=r"instructions was .*, is ABACUS"):
+            answer_file(flowers, rows, out)
     monkeypatch.setattr("service.__version__", "9.9")
     with pytest.raises(OutputRefused, match=r"errorbar was .*, is 9\.9"):
         answer_file(flowers, rows, out)

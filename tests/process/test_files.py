@@ -45,7 +45,7 @@ def test_a_run_that_is_killed_again_and_again_gives_the_file_of_one_that_was_not
     assert whole.communicate()[0] == ""
     assert whole.returncode == 0
     chance, journal, after = random.Random(0), folder / "out.csv.journal", 0
-    for how, said in ((signal.SIGKILL, ""), (signal.SIGTERM, "the same command goes on"), (signal.SIGINT, "interrupted")):
+    for how, said in ((signal.SIGKILL, ""), (signal.SIGTERM, "told to end"), (signal.SIGINT, "interrupted")):
         process = begun(folder, small_models, "out.csv")
         after = max(after, kept(journal)) + chance.randrange(1, 8)
         while kept(journal) < after:
