@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -17,7 +18,7 @@ from rich.text import Text
 
 import service
 from service import key_commands
-from service.errors import ErrorbarError, cut, nearest, reason
+from service.errors import ErrorbarError, InvalidOption, cut, nearest, reason
 
 app = typer.Typer(
     name="errorbar", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
@@ -33,6 +34,11 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.
 AsJson = Annotated[bool, typer.Option("--json", help="Plain JSON on stdout instead of a table.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, or name/version.")]
 InputFile = Annotated[str, typer.Argument(metavar="FILE", help=".npy, .npz, .csv, .jsonl; - is JSON lines.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help=(
+    "Write the answers there, row by row, of a file of any length: .jsonl, .csv or .npy. After an interruption the "
+    "same command goes on."))]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished --out file.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted run wrote, and begin anew.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -108,32 +114,49 @@ def _load(repository: Any, wanted: str) -> Any:
         return repository.load(name, version or versions[-1])
 
 
+def _answer(
+    wanted: str, file: str, models: Path | None, device: str | None, mode: Literal["predict", "uncertainty"],
+    options: Mapping[str, Any], as_json: bool, out: Path | None, overwrite: bool, restart: bool,
+) -> None:
+    if out is None:
+        if overwrite or restart:
+            raise InvalidOption.at("--overwrite" if overwrite else "--restart", "of use with --out only")
+        _ask(wanted, file, models, device, mode, options, as_json)
+    else:
+        if as_json:
+            raise InvalidOption.at("--json", "of no use with --out, whose suffix says how answers are written")
+        from service.files.command import to_file
+
+        to_file(lambda: _load(_repository(models, device), wanted), file, out, mode, options, overwrite, restart, _err)
+
+
 def _ask(
     wanted: str, file: str, models: Path | None, device: str | None, mode: Literal["predict", "uncertainty"],
     options: Mapping[str, Any], as_json: bool,
 ) -> None:
     """Runs a file's rows through a model, in this process, and prints the answer as the server would give it."""
-    from service.api.decode import decode_instances, decode_options, out_of_range
+    from service.api.decode import decode_options, out_of_range
     from service.api.encode import encode_json, prediction_body, uncertainty_body
-    from service.inputs import read_rows
+    from service.files.source import Source
     from service.scheduling import Engine, Job, Limits
 
     model = _load(_repository(models, device), wanted)
-    rows = read_rows(file)
     limits = Limits()
     chosen = decode_options(options, model, limits) if mode == "uncertainty" else None
     step = max(1, min(limits.rows, limits.rows_by_samples // (chosen.effective_samples if chosen else 1)))
+    with closing(Source(file, model.manifest)) as source:
+        parts = list(iter(lambda: source.read(step), {}))
     engine = Engine(limits)
-    bodies = []
+    bodies, start = [], 0
     with Progress(console=_err, transient=True) as progress:
-        task = progress.add_task(mode, total=len(rows))
-        for start in range(0, len(rows), step):
-            inputs = decode_instances(rows[start : start + step], model.manifest, plain=False, first_row=start)
+        task = progress.add_task(mode, total=source.at)
+        for inputs in parts:
             outside = out_of_range(inputs, model.manifest)
             here = None if chosen is None else replace(chosen, first_row=start)
             answer = engine.submit(Job(model, mode, inputs, float("inf"), here)).result()
             bodies.append(prediction_body(model, answer, outside) if chosen is None
                           else uncertainty_body(model, chosen, answer, outside, "command line"))
+            start += len(outside)
             progress.advance(task, len(outside))
     engine.drain()
     predictions = [row for body in bodies for row in body["predictions"]]
@@ -174,9 +197,10 @@ def _number(value: Any) -> str:
 @app.command()
 def predict(
     model: ModelName, file: InputFile, models: Models = None, device: Device = None, as_json: AsJson = False,
+    out: Out = None, overwrite: Overwrite = False, restart: Restart = False,
 ) -> None:
     """Predict the rows of a file, every dropout off."""
-    _ask(model, file, models, device, "predict", {}, as_json)
+    _answer(model, file, models, device, "predict", {}, as_json, out, overwrite, restart)
 
 
 @app.command()
@@ -192,6 +216,7 @@ def uncertainty(
         help="Stop a row once it is settled whether its class is more probable than this.")] = None,
     decide_error: Annotated[float | None, typer.Option(help="How likely that may be wrong; goes with it.")] = None,
     models: Models = None, device: Device = None, as_json: AsJson = False,
+    out: Out = None, overwrite: Overwrite = False, restart: Restart = False,
 ) -> None:
     """Monte-Carlo dropout on the rows of a file: mean, standard deviation and what follows."""
     limits = {"above": decide_above, "error": decide_error}
@@ -199,7 +224,7 @@ def uncertainty(
     given = {"samples": samples, "seed": seed, "masks": masks, "design": design, "method": method,
              "tolerance": tolerance, "decide": decide or None}
     options = {name: value for name, value in given.items() if value is not None}
-    _ask(model, file, models, device, "uncertainty", options, as_json)
+    _answer(model, file, models, device, "uncertainty", options, as_json, out, overwrite, restart)
 
 
 def _print_json(value: Any) -> None:

@@ -171,6 +171,12 @@ class InvalidSettings(ErrorbarError):
     code = "invalid_settings"
 
 
+class OutputRefused(ErrorbarError):
+    """Raised by the command line only. What stood in the file before still does, or can be gone on with."""
+
+    code = "output_refused"
+
+
 class ConnectionFailed(ErrorbarError):
     """Raised by the client only: no answer came from the server (refused, cut or timed out)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 from models.architectures.mlp import MLP
 from service.api.app import Server, create_app
+from service.cli import main
 from service.clock import MonotonicClock
 from service.settings import Settings
 
@@ -122,3 +124,19 @@ def state(small_models: Path) -> Server:
 def application(state: Server) -> TestClient:
     """The loaded application, called without a socket. No lifespan: the server outlives the tests."""
     return TestClient(create_app(state.settings, state=state), raise_server_exceptions=False)
+
+
+@pytest.fixture
+def run(
+    small_models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process, in a folder of its own: status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, models: bool = True) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([*arguments, *(["--models", str(small_models)] if models else [])])
+        said = capsys.readouterr()
+        return int(caught.value.code or 0), said.out, said.err
+
+    return call

@@ -20,19 +20,6 @@ from service.scheduling import Limits
 from tests.conftest import CLASSIFIER
 
 
-@pytest.fixture
-def run(small_models, capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str, models: bool = True) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([*arguments, *(["--models", str(small_models)] if models else [])])
-        said = capsys.readouterr()
-        return int(caught.value.code or 0), said.out, said.err
-
-    return call
-
-
 def packed(save: Any, *arrays: Any, **named: Any) -> bytes:
     file = io.BytesIO()
     save(file, *arrays, **named)
@@ -107,9 +94,9 @@ def test_other_files_give_the_same(run, tmp_path, name, content) -> None:
     ("rows.csv", b"1,2,\xff\n", "UTF-8"),
     ("rows.csv", f"1,2,{'9' * 200_000}\n", "field larger than field limit"),
     ("rows.csv", "petal,stem,petal\n1,2,3\n", "line 1: two columns are called 'petal'"),
-    ("rows.csv", "petal,stem,leaf\n\n1,2,5_9\n", "line 3: a number expected, got '5_9'"),
-    ("rows.csv", "1,2,3\n1,nan,3\n", "line 2: a finite number expected, got 'nan'"),
-    ("rows.csv", "1,-inf,3\n", "line 1: a finite number expected, got '-inf'"),
+    ("rows.csv", "petal,stem,leaf\n\n1,2,5_9\n", "line 3, column 'leaf': a number expected, got '5_9'"),
+    ("rows.csv", "1,2,3\n1,nan,3\n", "line 2, column 2: a finite number expected, got 'nan'"),
+    ("rows.csv", "1,-inf,3\n", "line 1, column 2: a finite number expected, got '-inf'"),
     ("rows.csv", f"1,2,3\n1,2,{'x' * 100_000}\n", "xxx..."),
     ("rows.npy", b"", "not a whole .npy file"),
     ("rows.npz", b"", "not a whole .npz file"),

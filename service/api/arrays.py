@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -89,8 +89,13 @@ def _array(content: bytes) -> NDArray[Any]:
 
 
 def _header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, whether columns come first, type, and where the data begin."""
+    """As `npy_header`, and where the data begin."""
     file = io.BytesIO(content)
+    return (*npy_header(file), file.tell())
+
+
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type of an .npy; the file then stands at the data. ValueError."""
     version = npy.read_magic(file)
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read is None:
@@ -98,7 +103,7 @@ def _header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     shape, fortran, dtype = read(file, max_header_size=_HEADER_BYTES)
     if any(size < 0 for size in shape):
         raise ValueError(f"a shape expected, got {shape}")
-    return shape, fortran, dtype, file.tell()
+    return shape, fortran, dtype
 
 
 def _check(array: NDArray[Any], spec: Input) -> None:

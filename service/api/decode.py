@@ -269,12 +269,14 @@ def _array(rows: list[Any], spec: Input, plain: bool, paths: _Paths) -> NDArray[
     return _in_range(found, spec, paths)
 
 
-def decode_arrays(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> dict[str, Tensor]:
+def decode_arrays(
+    arrays: Mapping[str, NDArray[Any]], manifest: Manifest, first_row: int = 0
+) -> dict[str, Tensor]:
     """Arrays of the right shapes to one tensor an input, as `decode_instances`. InvalidInput with the path of the first
     wrong value."""
     named = len(manifest.inputs) > 1
     return {
-        spec.name: torch.from_numpy(_in_range(arrays[spec.name], spec, _Paths(spec.name, named, manifest, 0)))
+        spec.name: torch.from_numpy(_in_range(arrays[spec.name], spec, _Paths(spec.name, named, manifest, first_row)))
         for spec in manifest.inputs
     }
 

@@ -1,7 +1,7 @@
 """Matrix products by the faster of torch's two libraries, and operations by their quicker names.
 
 On the CPU torch multiplies float32 matrices with MKL, which leaves half of some processors' vector units idle; oneDNN,
-in the same torch, does not. Which one is faster here is timed once in a process.
+in the same torch, does not. Which one is faster here is timed once in a process, unless a rule chooses.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from service.clock import MonotonicClock
+from service.sampling.untimed import by_rule
 
 _MANY_ROWS = 16  # fewer are quicker without oneDNN's set-up
 _TRIES = 9
@@ -41,11 +42,19 @@ def _plain(tensor: Tensor) -> bool:
     return tensor.dtype is torch.float32 and tensor.device.type == "cpu"
 
 
-@cache
 def onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies matrices of a usual size faster than torch does by itself."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(_onednn, "_linear_pointwise")):
-        return False
+    """Whether oneDNN is to multiply matrices: it is there, and is faster than torch by itself, or a rule chooses."""
+    return _has_onednn() and (by_rule() or _onednn_won())
+
+
+@cache
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(_onednn, "_linear_pointwise")
+
+
+@cache
+def _onednn_won() -> bool:
+    """Of matrices of a usual size."""
     rows, weight = torch.ones(128, 256), torch.ones(256, 256)
     products: tuple[Callable[[], Tensor], ...] = (
         partial(torch.nn.functional.linear, rows, weight),

@@ -24,6 +24,7 @@ from service.sampling.plan import Plan
 from service.sampling.replayed import Replayed, with_replays
 from service.sampling.sites import Site
 from service.sampling.sparse import Sparse
+from service.sampling.untimed import by_rule
 from service.statistics import BLOCK, Task
 
 
@@ -85,14 +86,15 @@ class Kernels:
         logging.getLogger(__name__).warning("kernel %s is left out: %s", kernel.name, why)
 
     def tune(self, given: Sequence[Tensor]) -> None:
-        """Times the kernels on copies of some rows and settles which one serves how many rows. given: by input."""
+        """Times the kernels on copies of some rows and settles which one serves how many rows. Where a rule
+        chooses, the last one serves them all. given: by input."""
 
         def read(kernel: Kernel, rows: int) -> Sequence[Tensor]:
             some = [value.repeat(-(-rows // value.shape[0]), *[1] * (value.dim() - 1))[:rows] for value in given]
             made: Sequence[Tensor] = kernel.split.prefix.forward(*some)
             return made
 
-        if len(self.every) > 1:
+        if len(self.every) > 1 and not by_rule():
             self.timings = fastest_from(self.every, read, chunk, MonotonicClock())
             self.serves_from[:] = [(timing.rows, timing.fastest) for timing in self.timings]
 

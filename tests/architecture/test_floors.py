@@ -28,6 +28,7 @@ FLOORS = {
     "service.connection_limits": ("torch", "numpy", "pydantic", *WEB, "service.settings", "service.api"),
     "service.wire": ("torch", *WEB, "service.sampling"),
     "service.api.app": ("uvicorn", "httpx", "typer", "service.cli", "service.client"),
+    "service.files.command": ("fastapi", "uvicorn", "httpx", "prometheus_client", "service.cli", "service.client"),
     "service.client": ("torch", "fastapi", "starlette", "prometheus_client", "service.sampling", "service.api"),
     "service.cli": ("torch", "fastapi"),
     "models.architectures.mlp": (*WEB, "service"),
