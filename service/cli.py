@@ -113,8 +113,9 @@ def _ask(
     options: Mapping[str, Any], as_json: bool,
 ) -> None:
     """Runs a file's rows through a model, in this process, and prints the answer as the server would give it."""
-    from service.api.decode import decode_instances, decode_options, out_of_range
+    from service.api.decode import decode_options, out_of_range
     from service.api.encode import encode_json, prediction_body, uncertainty_body
+    from service.api.rows import decode_rows
     from service.inputs import read_rows
     from service.scheduling import Engine, Job, Limits
 
@@ -128,7 +129,7 @@ def _ask(
     with Progress(console=_err, transient=True) as progress:
         task = progress.add_task(mode, total=len(rows))
         for start in range(0, len(rows), step):
-            inputs = decode_instances(rows[start : start + step], model.manifest, plain=False, first_row=start)
+            inputs = decode_rows(rows[start : start + step], model, plain=False, first_row=start)
             outside = out_of_range(inputs, model.manifest)
             here = None if chosen is None else replace(chosen, first_row=start)
             answer = engine.submit(Job(model, mode, inputs, float("inf"), here)).result()

@@ -196,9 +196,9 @@ def _levels(value: Any) -> tuple[float, ...]:
 
 
 def decode_instances(instances: Any, manifest: Manifest, plain: bool, first_row: int = 0) -> dict[str, Tensor]:
-    """Rows to one tensor an input, (rows, *shape). plain: the body has no JSON true, false or null in it, which numpy
-    would take for numbers. first_row: place of the first of these rows, where they are a part of a longer file.
-    InvalidInput with the path of the first wrong value."""
+    """Rows to one tensor an input, (rows, *shape); encoded values among them are unpacked by now. plain: the body has
+    no JSON true, false or null in it, which numpy would take for numbers. first_row: place of the first of these rows,
+    where they are a part of a longer file. InvalidInput with the path of the first wrong value."""
     if not isinstance(instances, list):
         _wrong("instances", f"a list of rows expected, got {_kind(instances)}")
     if not instances:
@@ -295,6 +295,8 @@ def _in_range(values: NDArray[Any], spec: Input, paths: _Paths) -> NDArray[Any]:
 
 def _check_value(value: Any, spec: Input, row: int, place: tuple[int, ...], paths: _Paths) -> None:
     """Walks one row and names the first value that is wrong."""
+    if isinstance(value, np.ndarray):
+        return  # unpacked in the input's shape and type
     depth = len(place)
     if depth < len(spec.shape):
         size = spec.shape[depth]
