@@ -84,6 +84,8 @@ class Inference:
             heavy = len(raw) > _INLINE_BYTES or (given_as == JSON and bool(model.readers))
             job, outside = await run_in_threadpool(decoded) if heavy else decoded()
             context.timings_s["decode"] = context.clock.now() - began
+            if model.readers:  # a few bytes may have become many
+                held.take(sum(tensor.nbytes for tensor in job.inputs.values()) - held.size)
             del raw, decoded
             answer = await self._desk.answered(job, receive)
             self._answered_to(job, answer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,8 @@ def decode_rows(
     instances: Any, model: ReadyModel, plain: bool, first_row: int = 0, most_bytes: int | None = None
 ) -> dict[str, Tensor]:
     """As `decode_instances`, of rows that may have encoded values: strings where an input takes texts, and
-    {"b64": ...}. most_bytes: that what is encoded may take once it is numbers. InvalidInput, TooLarge, with the path of
-    the first wrong value."""
+    {"b64": ...}. most_bytes: that what is encoded may take once it is numbers; None also lifts the bound on all images
+    together. InvalidInput, TooLarge, with the path of the first wrong value."""
     if isinstance(instances, list) and _has_encoded(instances, model.manifest):
         instances = _Unpacking(model, first_row, most_bytes).rows(instances)
     return decode_instances(instances, model.manifest, plain, first_row)
@@ -54,7 +54,8 @@ class _Unpacking:
         self._first_row, self._most_bytes, self._bytes = first_row, most_bytes, 0
         masks = {spec.text.mask for spec in self._inputs if spec.text is not None}
         self._given = [spec for spec in self._inputs if spec.name not in masks]
-        self._pixels = {name: Pixels(reader.steps) for name, reader in self._readers.images.items()}
+        self._pixels = {name: Pixels(inf if most_bytes is None else reader.steps.most_together)
+                        for name, reader in self._readers.images.items()}
 
     def rows(self, instances: Sequence[Any]) -> list[Any]:
         by_name = any(type(row) is dict and ENCODED not in row for row in instances)

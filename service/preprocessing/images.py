@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,10 @@ class ImageReader:
         self._filter = None if steps.resize == "none" else Resampling[steps.resize.upper()]
         self._shape = tuple(shape)
 
-    def read(self, content: bytes, path: str, room: Pixels) -> NDArray[np.float32]:
-        """The input's numbers, in its shape. path: where the image stands in the request. InvalidInput, TooLarge."""
+    def read(self, content: bytes, path: str, room: Pixels | None = None) -> NDArray[np.float32]:
+        """The input's numbers, in its shape. path: where the image stands in the request. room: what that may bring in
+        all; None is no end. InvalidInput, TooLarge."""
+        room = room or Pixels(inf)
         image = self._opened(content, path)
         room.take(image.width * image.height, path)
         resized = self._resized_size(image, path)

@@ -15,7 +15,6 @@ Longer = Literal["refuse", "truncate"]
 Side = Literal["right", "left"]
 CHANNELS = {"RGB": 3, "L": 1}
 TOKENIZER = "tokenizer.json"
-_IMAGES_OF_MOST_PIXELS = 4  # that a request may bring
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,11 @@ class ImageSteps:
     layout: Layout = "CHW"
     upright: bool = True
     most_pixels: int = 25_000_000
+
+    @property
+    def most_together(self) -> int:
+        """Pixels that the images of one request may have, as they come and once they are resized."""
+        return 4 * self.most_pixels
 
     def size(self, shape: Sequence[int]) -> tuple[int, int]:
         """Width and height, in pixels, of an input of that shape."""
@@ -59,11 +63,11 @@ class TextSteps:
 class Pixels:
     """The room that the images of one request share."""
 
-    def __init__(self, steps: ImageSteps) -> None:
-        self._limit = self._left = _IMAGES_OF_MOST_PIXELS * steps.most_pixels
+    def __init__(self, most: float) -> None:
+        self._most = self._left = most
 
     def take(self, count: int, path: str) -> None:
         """TooLarge where the images are too many for their size."""
         self._left -= count
         if self._left < 0:
-            raise TooLarge.at(path, f"images of at most {self._limit} pixels together expected, got more")
+            raise TooLarge.at(path, f"images of at most {self._most} pixels together expected, got more")

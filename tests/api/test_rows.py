@@ -25,7 +25,7 @@ from service.api.openapi import example_request
 from service.clock import MonotonicClock
 from service.errors import UnservableModel
 from service.preprocessing.images import ImageReader
-from service.preprocessing.steps import ImageSteps, Pixels
+from service.preprocessing.steps import ImageSteps
 from service.repository import load_model, loader
 from service.settings import Settings
 from tests.api.networks import Judge, Witness
@@ -155,7 +155,7 @@ def refused(answer: httpx.Response, path: str, words: str, status: int = 400, co
 
 def pixels(content: bytes, steps: ImageSteps = STEPS) -> Any:
     """The numbers of an image: those of the documented steps, see tests/preprocessing/test_images.py."""
-    return ImageReader(steps, (3, 8, 8)).read(content, "", Pixels(steps)).astype(np.float64).tolist()
+    return ImageReader(steps, (3, 8, 8)).read(content, "").astype(np.float64).tolist()
 
 
 def tokens(text: str) -> dict[str, Any]:
@@ -267,6 +267,25 @@ def test_encoded_rows_have_a_room_in_memory_however_small_they_came(client) -> N
     assert len(answers(client, "photo", *[dot] * most, mode="predict")) == most
     refused(post(client, "photo", *[dot] * (most + 1), mode="predict"), f"instances[{most}]",
             f"at most {BODY_BYTES} bytes", 413, "too_large")
+
+
+def test_images_of_one_request_share_a_room_of_pixels(client, monkeypatch) -> None:
+    monkeypatch.setattr(ImageSteps, "most_together", 4 * 300)
+    assert len(answers(client, "photo", *[packed(PNG)] * 2, mode="predict")) == 2
+    refused(post(client, "photo", *[packed(PNG)] * 3, mode="predict"), "instances[2]", "pixels together", 413,
+            "too_large")
+
+
+def test_what_images_become_counts_among_the_bodies_in_memory(server, client, monkeypatch) -> None:
+    dots = [packed(png(noise(1, 1)))] * 40
+    limited = server.settings.model_copy(update={"waiting_bytes": 30_000})
+    monkeypatch.setattr(server, "settings", limited)
+    tight = TestClient(create_app(limited, state=server))
+    assert post(client, "photo", *dots, mode="predict").status_code == 200
+    assert len(answers(tight, "photo", *dots[:35], mode="predict")) == 35
+    answer = post(tight, "photo", *dots, mode="predict")
+    assert (answer.status_code, answer.json()["code"]) == (429, "overloaded")
+    assert len(answers(tight, "photo", *dots[:35], mode="predict")) == 35
 
 
 def test_images_and_texts_are_read_beside_the_event_loop_however_small_they_are(client, monkeypatch) -> None:

@@ -25,7 +25,7 @@ AT = "instances[3]"
 
 def read(content: bytes, shape: tuple[int, ...] = (3, 8, 8), mode: Any = "RGB", **steps: Any) -> np.ndarray:
     chosen = ImageSteps(mode, **steps)
-    return ImageReader(chosen, shape).read(content, AT, Pixels(chosen))
+    return ImageReader(chosen, shape).read(content, AT)
 
 
 def stored(content: bytes, mode: str = "RGB") -> np.ndarray:
@@ -209,7 +209,7 @@ def test_a_thin_image_does_not_become_a_huge_one_by_its_short_side() -> None:
 
 def test_images_of_one_request_share_a_room_of_four_of_the_largest() -> None:
     steps = ImageSteps("RGB", most_pixels=400)
-    reader, room, content = ImageReader(steps, (3, 8, 8)), Pixels(steps), png(noise(20, 20))
+    reader, room, content = ImageReader(steps, (3, 8, 8)), Pixels(steps.most_together), png(noise(20, 20))
     for _ in range(3):
         reader.read(content, AT, room)
     with pytest.raises(TooLarge, match="at most 1600 pixels together"):

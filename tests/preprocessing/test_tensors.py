@@ -48,7 +48,8 @@ def test_what_does_not_fit_is_named(content, kind, dtype, path, words) -> None:
     assert words in caught.value.detail
 
 
-@pytest.mark.parametrize("text", ["AAA", "AA=A", "A A=", "AAA\n", "AA-_", "ÄÄÄÄ", "data:image/png;base64,AAAA", 7, None, []])
+@pytest.mark.parametrize(
+    "text", ["AAA", "AA=A", "A A=", "AAA\n", "AA-_", "ÄÄÄÄ", "data:image/png;base64,AAAA", 7, None, []])
 def test_only_base64_is_base64(text) -> None:
     with pytest.raises(InvalidInput, match="base64 expected"):
         read_base64(text, "x")

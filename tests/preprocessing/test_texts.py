@@ -73,7 +73,8 @@ def test_the_manifest_may_name_the_token_to_pad_with() -> None:
 
 
 @pytest.mark.parametrize(("made", "given", "words"), [
-    (tokenizer(), {"span": (0, 10)}, "outside the input's range"), (tokenizer(), {"span": (1, 39)}, "'[PAD]' has the id 0"),
+    (tokenizer(), {"span": (0, 10)}, "outside the input's range"),
+    (tokenizer(), {"span": (1, 39)}, "'[PAD]' has the id 0"),
     (tokenizer(pad=False), {}, "name a token as `pad`"), (tokenizer(), {"pad": "[PAT]"}, "did you mean '[PAD]'"),
     (tokenizer(), {"length": 2}, "adds 2 tokens to a text, and the input has 2 places"),
 ])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any
 
@@ -11,6 +12,7 @@ from service.errors import InvalidManifest
 from service.preprocessing.steps import ImageSteps, TextSteps
 from service.repository.manifest import Manifest, parse_manifest
 from tests.conftest import CLASSIFIER
+from tests.process.conftest import ROOT
 
 IMAGE = {"name": "x", "dtype": "float32", "shape": [3, 8, 6], "image": {"mode": "RGB"}}
 TEXT = {"name": "x", "dtype": "int64", "shape": [8], "range": [0, 39], "text": {}}
@@ -102,6 +104,13 @@ def test_inputs_that_cannot_be_are_named_by_their_path(inputs, path, words) -> N
         parsed(*inputs)
     assert caught.value.faults[0].path == path
     assert words in caught.value.detail
+
+
+def test_the_tables_that_the_documentation_shows_are_read() -> None:
+    shown = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "inputs.md").read_text(), re.DOTALL)
+    manifests = [parsed(*tomllib.loads(table)["inputs"]) for table in shown]
+    assert [(bool(m.inputs[0].image), bool(m.inputs[0].text)) for m in manifests] == [(True, False), (False, True)]
+    assert manifests[1].inputs[0].text == TextSteps(longer="truncate", mask="attention_mask")
 
 
 def test_no_feature_is_called_as_encoded_values_are() -> None:
