@@ -16,17 +16,21 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.architectures.cnn import CNN
 from models.architectures.mlp import MLP
 from service.api import decode, inference
 from service.api.app import Server, create_app
 from service.api.openapi import example_request
+from service.api.rows import decode_rows
+from service.client import Client
 from service.clock import MonotonicClock
-from service.errors import UnservableModel
+from service.errors import InvalidInput, RequestError, UnservableModel
 from service.preprocessing.images import ImageReader
 from service.preprocessing.steps import ImageSteps
-from service.repository import load_model, loader
+from service.repository import ReadyModel, load_model, loader
 from service.settings import Settings
 from tests.api.networks import Judge, Witness
 from tests.conftest import CLASSIFIER, write_model
@@ -103,6 +107,7 @@ factory = "tests.api.networks:Witness"
 STEPS = ImageSteps("RGB", short_side=10, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 PNG, JPEG = png(noise(20, 15)), saved(noise(15, 30, seed=1), "JPEG")
 BODY_BYTES = 200_000
+LOADED: dict[str, ReadyModel] = {}
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +132,7 @@ def trusted() -> Iterator[None]:
 def server(root: Path) -> Server:
     made = Server(Settings(models=root, device="cpu", body_bytes=BODY_BYTES), MonotonicClock())
     made.load()
+    LOADED.update({name: made.repository.get(name) for name, _ in made.repository.versions})
     return made
 
 
@@ -329,6 +335,47 @@ def test_arrays_are_answered_as_before(client) -> None:
     found = client.post("/v1/models/photo:uncertainty", content=file.getvalue(),
                         headers={"Content-Type": "application/x-npy"})
     assert found.json()["predictions"] == answers(client, "photo", packed(PNG))
+
+
+def test_the_client_sends_them_as_rows(client) -> None:
+    found = Client(transport=client._transport).predict("photo", [packed(PNG), packed(JPEG)])
+    expected = answers(client, "photo", packed(PNG), packed(JPEG), mode="predict")
+    assert found.values.tolist() == [row["probabilities"] for row in expected]
+
+
+def test_rows_of_a_longer_file_are_named_by_their_place_in_it_and_share_no_room(server, monkeypatch) -> None:
+    monkeypatch.setattr(ImageSteps, "most_together", 1)
+    model = server.repository.get("photo")
+    found = decode_rows([packed(PNG), packed(JPEG)], model, plain=False, first_row=4096)
+    assert np.array_equal(found["image"].numpy(), np.array([pixels(PNG), pixels(JPEG)], np.float32))
+    with pytest.raises(InvalidInput, match=r"^instances\[4097\]: "):
+        decode_rows([packed(PNG), packed(PNG[:99])], model, plain=False, first_row=4096)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
+    | st.sampled_from([packed(PNG), packed(JPEG), packed(PNG[:70]), {"b64": "AAAA"}, {"b64": "A" * 16},
+                       [1] * 8]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["b64", "dtype", "image", "tokens", "mask", "numbers", "x", "petal", "stem", "leaf"]), inner),
+    max_leaves=9)
+
+
+@pytest.mark.usefixtures("server")
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(["photo", "judge", "witness", "flowers"]), st.lists(VALUES, min_size=1, max_size=3))
+def test_whatever_rows_come_they_become_right_tensors_or_a_refusal_with_a_place(name, rows) -> None:
+    model = LOADED[name]
+    try:
+        found = decode_rows(rows, model, plain=False, most_bytes=BODY_BYTES)
+    except RequestError as e:
+        place, found = e.faults[0].path, None
+    if found is None:
+        assert place.startswith("instances[")
+        return
+    for spec in model.manifest.inputs:
+        assert found[spec.name].shape == (len(rows), *spec.shape)
+        assert str(found[spec.name].dtype) == f"torch.{spec.dtype}"
 
 
 @pytest.mark.parametrize(("model", "package", "module", "extra"), [
