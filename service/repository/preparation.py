@@ -28,9 +28,8 @@ def image_steps(table: Table, dtype: str, shape: Sequence[int]) -> ImageSteps:
     mode = cast(ColourMode, table.choice("mode", get_args(ColourMode)))
     channels, default = CHANNELS[mode], ImageSteps(mode)
     layout = cast(Layout, table.choice("layout", get_args(Layout)) if table.has("layout") else default.layout)
-    fits = {"CHW": shape[:1] == (channels,) and len(shape) == 3, "HWC": shape[2:] == (channels,), "HW": (
-        len(shape) == 2 and channels == 1)}[layout]
-    if not fits:
+    axes = shape if layout != "HW" else (*shape, 1)
+    if len(axes) != 3 or (axes[0] if layout == "CHW" else axes[2]) != channels:
         table.refuse("layout", f"{layout} of {mode}, so {channels} channels, does not fit the shape {list(shape)}")
     if dtype != "float32":
         table.refuse("mode", f"images become float32, and the input is {dtype}")
@@ -98,8 +97,6 @@ def check_masks(inputs: Sequence[Input], top: Table) -> None:
     by_name = {spec.name: spec for spec in inputs}
     taken: set[str] = set()
     for i, spec in enumerate(inputs):
-        if spec.image is not None and spec.text is not None:
-            top.refuse(f"inputs[{i}].text", "image or text expected, not both")
         if spec.text is None or spec.text.mask is None:
             continue
         mask, path = by_name.get(spec.text.mask), f"inputs[{i}].text.mask"
