@@ -144,7 +144,7 @@ def _ask(
     limits = Limits()
     chosen = decode_options(options, model, limits) if mode == "uncertainty" else None
     step = max(1, min(limits.rows, limits.rows_by_samples // (chosen.effective_samples if chosen else 1)))
-    with closing(Source(file, model.manifest)) as source:
+    with closing(Source(file, model)) as source:
         parts = list(iter(lambda: source.read(step), {}))
     engine = Engine(limits)
     bodies, start = [], 0

@@ -35,6 +35,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Self
 
 _LONGEST_NAME = 100
 _LONGEST_SHOWN = 60
@@ -63,6 +64,11 @@ class ErrorbarError(Exception):
 class RequestError(ErrorbarError):
     code = "request_error"
 
+    @classmethod
+    def at(cls, path: str, message: str) -> Self:
+        """Of the value or option that stands there."""
+        return cls(f"{path}: {message}", faults=[Fault(path, message)])
+
 
 class MalformedBody(RequestError):
     code = "malformed_body"
@@ -74,11 +80,6 @@ class InvalidInput(RequestError):
 
 class InvalidOption(RequestError):
     code = "invalid_option"
-
-    @classmethod
-    def at(cls, path: str, message: str) -> InvalidOption:
-        """Of the option that stands there."""
-        return cls(f"{path}: {message}", faults=[Fault(path, message)])
 
 
 class UncertaintyUnavailable(RequestError):

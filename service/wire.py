@@ -15,7 +15,8 @@ class _Wire(BaseModel):
 
 class PredictRequest(_Wire):
     instances: list[Any] = Field(
-        description="Rows: nested lists in the input's shape, or objects by input name or by feature name."
+        description="Rows: nested lists in the input's shape, or objects by input name or by feature name. A value may "
+        'be {"b64": "..."} of a tensor or an image, or a text, where the model\'s card says so.'
     )
     timeout_ms: int = Field(60_000, ge=1, description="The caller's deadline, milliseconds from arrival.")
     priority: int = Field(5, ge=0, le=9, description="Higher is answered first.")
@@ -151,6 +152,8 @@ class InputCard(_Wire):
     dtype: str
     shape: list[int]
     range: list[float] | None
+    image: dict[str, Any] | None = Field(None, description="How a PNG or JPEG becomes this input, where it takes one.")
+    text: dict[str, Any] | None = Field(None, description="How a text becomes this input, where it takes one.")
 
 
 class FeatureCard(_Wire):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -43,6 +44,23 @@ def parse_body(body: bytes) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise MalformedBody(f'an object {{"instances": [...]}} expected, got {_kind(parsed)}')
     return parsed
+
+
+def is_plain(text: bytes, names: int) -> bool:
+    """Whether JSON has numbers and lists in it, and nothing else but so many strings, which are its names."""
+    return not (b"true" in text or b"false" in text or b"null" in text) and text.count(b'"') == 2 * names
+
+
+def names_in(payload: Mapping[str, Any]) -> int:
+    """Strings of a request, beside those that are values of its rows."""
+    rows = payload["instances"]
+    by_name = isinstance(rows, list) and rows and isinstance(rows[0], dict)
+    names = sum([len(row) for row in rows if isinstance(row, dict)]) if by_name else 0
+    for field, value in payload.items():
+        names += 1
+        if field != "instances":
+            names += len(value) if isinstance(value, dict) else isinstance(value, str)
+    return names
 
 
 def decode_timeout_ms(payload: Mapping[str, Any]) -> int:
@@ -200,9 +218,10 @@ def _levels(value: Any) -> tuple[float, ...]:
 
 
 def decode_instances(instances: Any, manifest: Manifest, plain: bool, first_row: int = 0) -> dict[str, Tensor]:
-    """Rows to one tensor an input, (rows, *shape). plain: the body has no JSON true, false or null in it, which numpy
-    would take for numbers. first_row: place of the first of these rows, where they are a part of a longer file.
-    InvalidInput with the path of the first wrong value."""
+    """Rows to one tensor an input, (rows, *shape); encoded values among them are unpacked by now. plain: their
+    values are numbers and lists, and nothing else; if that is not known they are looked at one by one. first_row: place
+    of the first of these rows, where they are a part of a longer file. InvalidInput with the path of the first wrong
+    value."""
     if not isinstance(instances, list):
         _wrong("instances", f"a list of rows expected, got {_kind(instances)}")
     if not instances:
@@ -257,12 +276,12 @@ def _columns(instances: list[Any], manifest: Manifest, first_row: int) -> dict[s
 
 
 def _array(rows: list[Any], spec: Input, plain: bool, paths: _Paths) -> NDArray[Any]:
-    try:
-        found = np.array(rows)
-    except (ValueError, OverflowError):
-        found = np.empty(0, object)
+    found = np.empty(0, object)
+    if plain:  # numpy would take true and null for numbers, and give every string the room of the longest
+        with suppress(ValueError, OverflowError):
+            found = np.array(rows)
     wanted = "fi" if spec.dtype == "float32" else "i"
-    if not plain or found.dtype.kind not in wanted or found.shape[1:] != spec.shape:
+    if found.dtype.kind not in wanted or found.shape[1:] != spec.shape:
         for i, row in enumerate(rows):
             _check_value(row, spec, i, (), paths)
         found = np.array(rows, dtype=np.float64 if spec.dtype == "float32" else np.int64)
@@ -301,6 +320,8 @@ def _in_range(values: NDArray[Any], spec: Input, paths: _Paths) -> NDArray[Any]:
 
 def _check_value(value: Any, spec: Input, row: int, place: tuple[int, ...], paths: _Paths) -> None:
     """Walks one row and names the first value that is wrong."""
+    if isinstance(value, np.ndarray):
+        return  # unpacked in the input's shape and type
     depth = len(place)
     if depth < len(spec.shape):
         size = spec.shape[depth]

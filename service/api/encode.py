@@ -186,7 +186,7 @@ def card_body(model: ReadyModel) -> dict[str, Any]:
     return {
         "name": m.name, "version": model.version, "ready": True, "task": m.task, "description": m.description,
         "digest": model.digest,
-        "inputs": [{"name": i.name, "dtype": i.dtype, "shape": i.shape, "range": i.range} for i in m.inputs],
+        "inputs": [asdict(i) for i in m.inputs],
         "features": None if m.features is None else [
             {"name": f.name, "unit": f.unit, "min": f.min, "max": f.max} for f in m.features
         ],

@@ -17,6 +17,7 @@ from service.api.bodies import JSON, NPY, NPZ, Bodies, Held, answer_type, media_
 from service.api.context import Context, context_of
 from service.api.desk import Desk
 from service.api.note import note_of
+from service.api.rows import decode_rows
 from service.errors import Draining, ErrorbarError, MalformedBody
 from service.keys import Key
 from service.repository import ReadyModel, Repository
@@ -24,7 +25,7 @@ from service.scheduling import Answer, Engine, Job, Limits, Options
 from service.scheduling.job import Mode
 from service.scheduling.limits import check_size
 
-_INLINE_BYTES = 16 << 10  # bodies up to here are decoded on the event loop: a thread would cost more
+_INLINE_BYTES = 16 << 10  # bodies up to here, save of images and texts, are decoded on the event loop: faster
 _INLINE_NUMBERS = 2000  # and answers of so many numbers encoded
 _STATISTICS = 4  # numbers for each output of a row: mean, std and their standard errors
 _MOST_QUERY_FIELDS = 50
@@ -80,8 +81,11 @@ class Inference:
             raw = await self._bodies.read(receive, headers, held)
             began = context.clock.now()
             decoded = partial(self._decoded, raw, given_as, query, context, model, mode, note_of(scope).key)
-            job, outside = await run_in_threadpool(decoded) if len(raw) > _INLINE_BYTES else decoded()
+            heavy = len(raw) > _INLINE_BYTES or (given_as == JSON and bool(model.readers))
+            job, outside = await run_in_threadpool(decoded) if heavy else decoded()
             context.timings_s["decode"] = context.clock.now() - began
+            if model.readers:  # a few bytes may have become many
+                held.take(sum(tensor.nbytes for tensor in job.inputs.values()) - held.size)
             del raw, decoded
             answer = await self._desk.answered(job, receive)
             self._answered_to(job, answer)
@@ -115,8 +119,8 @@ class Inference:
         timeout_ms, priority = decode.decode_timeout_ms(payload), decode.decode_priority(payload, key)
         self._check_size(rows, options, model)
         if kind == JSON:
-            plain = not (b"true" in raw or b"false" in raw or b"null" in raw)
-            inputs = decode.decode_instances(instances, model.manifest, plain)
+            plain = decode.is_plain(raw, decode.names_in(payload))
+            inputs = decode_rows(instances, model, plain, most_bytes=self._limits.body_bytes)
         else:
             given = arrays.read_arrays(raw, kind, model.manifest, self._limits.body_bytes)
             self._check_size(len(next(iter(given.values()))), options, model)

@@ -17,7 +17,8 @@ from service import wire
 from service.api.access import access
 from service.api.bodies import NPY, NPZ
 from service.api.note import note_of
-from service.repository import Manifest
+from service.repository import Input, Manifest
+from service.repository.inputs import ENCODED
 
 if TYPE_CHECKING:
     from service.api.app import Server
@@ -30,6 +31,7 @@ _ARRAYS = {"schema": {"type": "string", "format": "binary"}}
 _CARDS: dict[str, type[BaseModel]] = {"/v1/models": wire.ModelList, "/v1/models/{name}": wire.ModelCard,
           "/v1/models/{name}/versions/{version}": wire.ModelCard}
 _EXPOSITIONS = ("text/plain", "application/openmetrics-text")
+_GREY_DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 _REF = "#/components/schemas/{model}"
 
 
@@ -154,9 +156,16 @@ def example_request(manifest: Manifest, uncertainty: bool) -> dict[str, Any]:
     if manifest.features is not None:
         row: Any = {f.name: float(f"{(f.min + f.max) / 2:.4g}") for f in manifest.features}
     else:
-        rows = {i.name: _filled(i.shape, (i.range or (0.0, 0.0))[0], i.dtype) for i in manifest.inputs}
+        rows = {i.name: _example(i) for i in manifest.inputs}
         row = rows if len(rows) > 1 else next(iter(rows.values()))
     return {"instances": [row]} | ({"samples": 50, "seed": 0} if uncertainty else {})
+
+
+def _example(spec: Input) -> Any:
+    """A value of that input; of an image a grey dot where any size will do."""
+    if spec.image is not None and spec.image.resize != "none":
+        return {ENCODED: _GREY_DOT}
+    return _filled(spec.shape, (spec.range or (0.0, 0.0))[0], spec.dtype)
 
 
 def _filled(shape: tuple[int, ...], value: float, dtype: str) -> Any:

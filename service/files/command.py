@@ -38,7 +38,7 @@ def to_file(
             torch.set_num_threads(threads_of(partial))
             model = load()
             chosen = decode_options(options, model, Limits()) if mode == "uncertainty" else None
-            with closing(Source(file, model.manifest)) as source:
+            with closing(Source(file, model)) as source:
                 run = Run(model, chosen, source, partial)
                 began = time.monotonic()
                 _through(run, mode, console)

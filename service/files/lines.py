@@ -13,13 +13,13 @@ from typing import BinaryIO
 
 import orjson
 
+from service.api.decode import is_plain
 from service.errors import cut
 from service.files.parts import Rows
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
-_WORDS = (b"true", b"false", b"null")
 _LONGEST_BYTES = 64 << 20  # of a line: a file without line ends must not be taken into memory whole
 
 
@@ -148,10 +148,11 @@ class JsonLines:
         for line in self._found():
             text = line.encode()
             try:
-                rows.append(orjson.loads(text))
+                row = orjson.loads(text)
             except orjson.JSONDecodeError as e:
                 raise ValueError(f"line {self._lines.number} is not JSON: {e}") from e
-            plain = plain and not any(word in text for word in _WORDS)
+            rows.append(row)
+            plain = plain and is_plain(text, len(row) if isinstance(row, dict) else 0)
             lines.append(self._lines.number)
             if len(rows) == count:
                 break

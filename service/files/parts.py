@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Rows:
-    """rows: as a request would carry them; plain: no true, false or null is among them. lines: where each ends in its
-    file, from 1."""
+    """rows: as a request would carry them; plain: their values are numbers and lists, and nothing else. lines: where
+    each ends in its file, from 1."""
 
     rows: Sequence[Any]
     plain: bool

@@ -14,12 +14,13 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from service.api.decode import decode_arrays, decode_instances
+from service.api.decode import decode_arrays
+from service.api.rows import decode_rows
 from service.errors import Fault, InvalidInput, reason
 from service.files.arrays import npy_file, npz_file
 from service.files.lines import Csv, JsonLines
 from service.files.parts import Part, Reader, Rows
-from service.repository import Manifest
+from service.repository import Manifest, ReadyModel
 
 _KINDS: dict[str, Callable[[BinaryIO, Manifest], Reader]] = {
     ".npy": npy_file, ".npz": npz_file,
@@ -32,19 +33,19 @@ _PATH = re.compile(r"instances\[(\d+)\](?:\.(.+)|\[(\d+)\])?")
 class Source:
     """The rows of a file, read as they are needed. InvalidInput names the file, and the line or row and the column."""
 
-    def __init__(self, file: str, manifest: Manifest) -> None:
-        """manifest: of the model that the rows are for."""
+    def __init__(self, file: str, model: ReadyModel) -> None:
+        """model: that the rows are for."""
         self.name = "standard input" if file == "-" else file
         self.at = 0
         """Rows that have been read."""
         self._part: Part = Rows([], True, [])
         self._first = 0  # row of the part
-        self._manifest, self._suffix = manifest, Path(file).suffix.lower()
+        self._model, self._suffix = model, Path(file).suffix.lower()
         if file != "-" and self._suffix not in _KINDS:
             raise InvalidInput(f"{file}: {', '.join(_KINDS)} or - expected, got {self._suffix or 'no suffix'!r}")
         with self._saying():
             opened = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115  closed by `close`
-            self._reader: Reader = JsonLines(opened) if file == "-" else _KINDS[self._suffix](opened, manifest)
+            self._reader: Reader = JsonLines(opened) if file == "-" else _KINDS[self._suffix](opened, model.manifest)
 
     def read(self, count: int) -> dict[str, Tensor]:
         """The next rows, so many or as many as are left: a tensor for each input, (rows, *shape). None left: {}."""
@@ -81,8 +82,8 @@ class Source:
     def _decoded(self, part: Part) -> dict[str, Tensor]:
         try:
             if isinstance(part, Rows):
-                return decode_instances(list(part.rows), self._manifest, part.plain, self._first)
-            return decode_arrays(part.by_input, self._manifest, self._first)
+                return decode_rows(list(part.rows), self._model, part.plain, self._first)
+            return decode_arrays(part.by_input, self._model.manifest, self._first)
         except InvalidInput as e:
             raise InvalidInput(f"{self.name}: {self._prefix(e.faults)}{e.detail}", faults=e.faults) from e
 

@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import service
 from service.errors import FolderChanged, UnservableModel
+from service.preprocessing.steps import TOKENIZER
 from service.sampling.masks import MASK_LAW
 
 MANIFEST, WEIGHTS = "model.toml", "weights.safetensors"
-_KEPT = (MANIFEST, WEIGHTS)  # what the loader reads; of other files the digest is all that matters
+_KEPT = (MANIFEST, WEIGHTS)  # what the loader reads, with tokenizers; of other files the digest is all that matters
 _PART_BYTES = 1 << 20
 
 
@@ -72,7 +73,7 @@ def read_folder(folder: Path) -> Content:
         files = {}
         for mark in before:
             digest.update(f"{mark.path}\0{mark.bytes}\0".encode())
-            content = _read(folder, mark, digest, keep=mark.path in _KEPT)
+            content = _read(folder, mark, digest, keep=mark.path in _KEPT or mark.path.endswith(TOKENIZER))
             if content is not None:
                 files[mark.path] = content
         if fingerprint(folder) != before:

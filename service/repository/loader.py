@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from service.errors import ErrorbarError, InvalidManifest, UnservableModel, reason
+from service.preprocessing.readers import Readers, image_reader, text_reader
 from service.repository.folder import MANIFEST, WEIGHTS, Content, Fingerprint, read_folder
 from service.repository.inputs import Input
 from service.repository.manifest import Manifest, manifest_of
@@ -27,7 +28,8 @@ _PROBE_ROWS = 4
 @dataclass(frozen=True)
 class ReadyModel:
     """A loaded, probed model. digest: sha256 over every file of the folder and the engine's version, of the very bytes
-    that were loaded. fingerprint: of the folder when they were read."""
+    that were loaded. fingerprint: of the folder when they were read. readers: of images and texts, where it takes
+    them."""
 
     manifest: Manifest
     version: str
@@ -36,6 +38,7 @@ class ReadyModel:
     device: str
     warnings: tuple[str, ...]
     fingerprint: Fingerprint = ()
+    readers: Readers = field(default=Readers(), compare=False)
 
     @property
     def name(self) -> str:
@@ -78,6 +81,7 @@ def _range_hint(error: BaseException, manifest: Manifest) -> str:
 
 
 def _loaded(version: str, content: Content, manifest: Manifest, device: str) -> ReadyModel:
+    readers = _readers(manifest, content)
     module = _with_weights(_built(manifest), content.files.get(WEIGHTS))
     sampler = prepare(
         module, {i.name: _probe_input(i) for i in manifest.inputs} if len(manifest.inputs) > 1
@@ -92,7 +96,15 @@ def _loaded(version: str, content: Content, manifest: Manifest, device: str) -> 
     ) + (() if sampler.samples_something else ("no dropout: only predict is available",)) + (
         (f"runs slowly, one row and one sample at a time: {sampler.eager_reason}",) if sampler.eager_reason else ()
     ) + ((sampler.dtype_note,) if sampler.dtype_note else ())
-    return ReadyModel(manifest, version, content.digest, sampler, device, warnings, content.fingerprint)
+    return ReadyModel(manifest, version, content.digest, sampler, device, warnings, content.fingerprint, readers)
+
+
+def _readers(manifest: Manifest, content: Content) -> Readers:
+    return Readers(
+        {i.name: image_reader(i.image, i.shape) for i in manifest.inputs if i.image is not None},
+        {i.name: text_reader(i.text, content.files.get(i.text.tokenizer), i.shape[0], i.range or ())
+         for i in manifest.inputs if i.text is not None},
+    )
 
 
 def _built(manifest: Manifest) -> nn.Module:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
 from service.errors import InvalidManifest
-from service.repository.inputs import Input, InputType
+from service.repository.inputs import ENCODED, Input, InputType
+from service.repository.preparation import check_masks, image_steps, text_steps
 from service.repository.tables import Table, is_integer, read_document
 from service.repository.warm_up import WarmRow, warm_up_rows
 from service.sampling.masks import Design
@@ -120,6 +121,7 @@ def _check_together(manifest: Manifest, top: Table) -> None:
         top.refuse("inputs", "at least one input expected")
     if len({i.name for i in manifest.inputs}) != len(manifest.inputs):
         top.refuse("inputs", "two inputs have the same name")
+    check_masks(manifest.inputs, top)
     if manifest.task in ("classification", "multilabel") and not manifest.labels:
         top.refuse("labels", f"a {manifest.task} model needs its labels, in the order of the outputs")
     if manifest.labels is not None and len(set(manifest.labels)) != len(manifest.labels):
@@ -133,6 +135,8 @@ def _check_together(manifest: Manifest, top: Table) -> None:
                                    f"came for shapes {shapes}")
         if len({f.name for f in manifest.features}) != len(manifest.features):
             top.refuse("features", "two features have the same name")
+        if ENCODED in {f.name for f in manifest.features}:
+            top.refuse("features", f"other names expected: in a request {ENCODED!r} marks a value in base64")
 
 
 def _input(table: Table) -> Input:
@@ -148,7 +152,13 @@ def _input(table: Table) -> Input:
                               "and the last token of its vocabulary")
     if dtype == "int64" and not all(is_integer(n) and -(2**63) <= n < 2**63 for n in bounds or ()):
         table.refuse("range", f"two 64-bit integers expected, got {list(bounds or ())}")
-    found = Input(table.text("name"), dtype, shape, None if bounds is None else (bounds[0], bounds[1]))
+    found = Input(
+        table.text("name"), dtype, shape, None if bounds is None else (bounds[0], bounds[1]),
+        image_steps(table.table("image"), dtype, shape) if table.has("image") else None,
+        text_steps(table.table("text"), dtype, shape) if table.has("text") else None,
+    )
+    if found.name == ENCODED:
+        table.refuse("name", f"another name expected: in a request {ENCODED!r} marks a value in base64")
     table.finish()
     return found
 

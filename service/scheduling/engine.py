@@ -186,6 +186,7 @@ class Engine:
         self, job: Job, done: Callable[[Outcome], None], now: float, cost_s: float, wake: bool = True
     ) -> Ticket:
         ticket = self._queue.ticket(job, now, cost_s, done)
+        ticket.theirs = not wake
         self._queue.add(ticket)
         self._admission.joined(cost_s, now)
         name = job.model.name
@@ -238,7 +239,7 @@ class Engine:
             return False
         try:
             chosen = self._most_urgent()
-            small = isinstance(chosen, Ticket) and self._is_small(chosen.job, taker.most_s)
+            small = isinstance(chosen, Ticket) and chosen.theirs and self._is_small(chosen.job, taker.most_s)
             if small:
                 taker.call()
             return small

@@ -20,16 +20,17 @@ Order = tuple[int, float, int]  # less is sooner
 class Ticket:
     """A job's place in the engine. cost_s: expected, by itself. done: told the outcome, once, on the engine's thread
     or on the one that runs small batches. order: priority first, then when it is due, then when it came. alone: it was
-    in a batch that failed, so it runs by itself. waits: in the queue. wanted: somebody waits for it."""
+    in a batch that failed, so it runs by itself. waits: in the queue. wanted: somebody waits for it. theirs: whoever
+    brought it runs small batches itself."""
 
-    __slots__ = ("alone", "cost_s", "done", "job", "key", "order", "queued_at", "waits", "wanted")
+    __slots__ = ("alone", "cost_s", "done", "job", "key", "order", "queued_at", "theirs", "waits", "wanted")
 
     def __init__(
         self, job: Job, cost_s: float, queued_at: float, done: Callable[[Outcome], None], order: Order
     ) -> None:
         self.job, self.cost_s, self.queued_at, self.done, self.order = job, cost_s, queued_at, done, order
         self.key: Hashable = id(self) if job.runs_alone else job.key
-        self.alone, self.waits, self.wanted = False, True, True
+        self.alone, self.waits, self.wanted, self.theirs = False, True, True, False
 
     @property
     def model(self) -> ReadyModel:

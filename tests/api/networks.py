@@ -29,3 +29,29 @@ class Segmenter(nn.Module):
 
     def forward(self, picture: Tensor) -> Tensor:
         return self.head(torch.relu(self.drop(self.body(picture))))
+
+
+class Judge(nn.Module):
+    """Tokens and their mask to two classes: the mean of the tokens' vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.drop, self.head = nn.Embedding(40, 6), nn.Dropout(0.3), nn.Linear(6, 2)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        real = mask.unsqueeze(-1).to(torch.float32)
+        total = (self.embed(tokens) * real).sum(1) / real.sum(1).clamp(min=1)
+        return self.head(self.drop(torch.tanh(total)))
+
+
+class Witness(nn.Module):
+    """An image, tokens and numbers, all in one row, to two classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.see, self.embed, self.measure = nn.Conv2d(3, 4, 3), nn.Embedding(40, 4), nn.Linear(3, 4)
+        self.drop, self.head = nn.Dropout(0.3), nn.Linear(4, 2)
+
+    def forward(self, image: Tensor, tokens: Tensor, numbers: Tensor) -> Tensor:
+        hidden = self.see(image).mean((2, 3)) + self.embed(tokens).mean(1) + self.measure(numbers)
+        return self.head(self.drop(torch.tanh(hidden)))

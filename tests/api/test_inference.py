@@ -1,10 +1,13 @@
 """The two hot routes: what they answer, and what they refuse."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+
+from service.api.decode import is_plain, names_in, parse_body
 
 FLOWER = [1.0, 12.0, 2.0]
 
@@ -151,6 +154,28 @@ def test_bad_input_is_named_by_its_path(client, instances, path, words) -> None:
         400, "invalid_input", "application/problem+json")
     assert body["errors"][0]["path"] == path
     assert words in body["detail"]
+
+
+def test_one_long_string_does_not_take_its_length_for_every_number(client) -> None:
+    """numpy would: 3,000 numbers beside a string of a million characters, 12 GB."""
+    tracemalloc.start()
+    answer = predict(client, [FLOWER] * 1000 + [[1.0, "1" * 1_000_000, 2.0]])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["path"] == "instances[1000][1]"
+    assert most < 100e6
+
+
+@pytest.mark.parametrize(("body", "plain"), [
+    (b'{"instances": [[1, 2.5], [3, -4e3]]}', True), (b'{"instances": [[1, true]]}', False),
+    (b'{"instances": [[1, null]]}', False), (b'{"instances": [[1, "2"]]}', False),
+    (b'{"instances": [{"a": 1, "b": 2}], "masks": "shared", "decide": {"above": 0.9, "error": 0.1}}', True),
+    (b'{"instances": [{"a": 1, "b": "2"}], "seed": 1}', False), (b'{"instances": ["a"]}', False),
+    (b'{"instances": [{"x": {"b64": "AAAA"}}]}', False),
+])
+def test_rows_are_plain_where_they_hold_numbers_and_nothing_else(body, plain) -> None:
+    assert is_plain(body, names_in(parse_body(body))) is plain
 
 
 def test_an_input_that_there_is_not_is_named(client) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.process.conftest import ROOT
 
 WEB = ("fastapi", "starlette", "uvicorn", "prometheus_client", "httpx")
+EXTRAS = ("PIL", "tokenizers", "huggingface_hub")
 TEST_ONLY = ("sklearn", "pytest", "hypothesis")
 FLOORS = {
     "service.errors": ("torch", "numpy", "pydantic", *WEB, "service.statistics", "service.sampling"),
@@ -18,7 +19,10 @@ FLOORS = {
     "service.native": (*WEB, "pydantic", "service.statistics", "service.sampling"),
     "service.statistics": (*WEB, "pydantic", "service.sampling", "service.repository", "service.scheduling"),
     "service.sampling": (*WEB, "pydantic", "service.repository", "service.scheduling", "service.api"),
-    "service.repository": (*WEB, "pydantic", "service.scheduling", "service.api"),
+    "service.preprocessing.readers": ("torch", "pydantic", *WEB, *EXTRAS, "service.sampling", "service.repository"),
+    "service.preprocessing.images": ("torch", "pydantic", *WEB, "tokenizers", "service.repository", "service.api"),
+    "service.preprocessing.texts": ("torch", "pydantic", *WEB, "PIL", "service.repository", "service.api"),
+    "service.repository": (*WEB, *EXTRAS, "pydantic", "service.scheduling", "service.api"),
     "service.scheduling": (*WEB, "pydantic", "service.api", "service.metrics"),
     "service.keys": ("torch", "numpy", *WEB, "service.settings", "service.api"),
     "service.rates": ("torch", "numpy", "pydantic", *WEB, "service.keys", "service.api"),
@@ -27,8 +31,9 @@ FLOORS = {
     "service.watched": ("torch", "numpy", "pydantic", *WEB, "service.settings", "service.api"),
     "service.connection_limits": ("torch", "numpy", "pydantic", *WEB, "service.settings", "service.api"),
     "service.wire": ("torch", *WEB, "service.sampling"),
-    "service.api.app": ("uvicorn", "httpx", "typer", "service.cli", "service.client"),
-    "service.files.command": ("fastapi", "uvicorn", "httpx", "prometheus_client", "service.cli", "service.client"),
+    "service.api.app": (*EXTRAS, "uvicorn", "httpx", "typer", "service.cli", "service.client"),
+    "service.files.command": (
+        *EXTRAS, "fastapi", "uvicorn", "httpx", "prometheus_client", "service.cli", "service.client"),
     "service.client": ("torch", "fastapi", "starlette", "prometheus_client", "service.sampling", "service.api"),
     "service.cli": ("torch", "fastapi"),
     "models.architectures.mlp": (*WEB, "service"),

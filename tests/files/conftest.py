@@ -62,7 +62,7 @@ def answer_file(
     overwrite: bool = False, watch: Watch = lambda rows, share: None,
 ) -> Run:
     """What the command does, without its terminal."""
-    source = Source(str(file), model.manifest)
+    source = Source(str(file), model)
     with chosen_by_rule(), opened(out, overwrite, restart) as partial, closing(source) as rows:
         run = Run(model, options, rows, partial)
         run.take_up()

@@ -292,8 +292,19 @@ def test_small_work_that_nobody_can_take_back_is_done_by_the_thread(model) -> No
     small = job(model)
     engine._busy.learn(small.kind, 1, 1e-6)
     engine.hand_back(1e-3, ended)
-    engine.admit(small, lambda outcome: done.set())
+    engine.admit(small, lambda outcome: done.set(), wake=False)
+    assert not engine.run_small(0.0)
     assert done.wait(30)
+    engine.drain()
+
+
+def test_the_thread_keeps_small_work_of_those_who_only_wait(model) -> None:
+    engine, called = Engine(clock=ManualClock()), []
+    small = job(model)
+    engine._busy.learn(small.kind, 1, 1e-6)
+    engine.hand_back(1e-3, lambda: called.append(True))
+    assert engine.submit(small).result(30)
+    assert not called
     engine.drain()
 
 
