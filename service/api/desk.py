@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from starlette.types import Receive
 
-from service.errors import DeadlineExceeded, Disconnected
+from service.errors import DeadlineExceeded, Disconnected, Overloaded
 from service.scheduling import Answer, Engine, Job
 from service.scheduling.queue import Outcome, Ticket
 
@@ -104,7 +104,7 @@ class Desk:
             _settle(*self._arrived.popleft())
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Watches the connections of those who have waited a while, and tells those whose deadline has passed."""
+        """Watches the connections of those who have waited a while, and tells those whose time is over."""
         now, clock_now = loop.time(), self._engine.clock.now()
         for waiter, (ticket, receive, since) in self._waiting.items():
             if waiter not in self._watchers and now - since >= _LOOK_S:
@@ -112,6 +112,10 @@ class Desk:
             if clock_now > ticket.job.deadline and not ticket.job.partial:
                 self._engine.withdraw(ticket)
                 _settle(waiter, DeadlineExceeded("the deadline passed before the answer was ready"))
+            elif self._engine.gave_up(ticket):
+                _settle(waiter, Overloaded(
+                    "it waited for longer than work may wait; nothing was computed, a retry is safe",
+                    retry_after_s=1.0))
         self._looks_soon = bool(self._waiting)
         if self._looks_soon:
             loop.call_later(_LOOK_S, self._look, loop)

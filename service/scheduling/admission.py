@@ -13,6 +13,7 @@ from service.scheduling.queue import Queue
 _SMALLEST_ROOM = 0.02  # of the queue, below which nothing is read any more
 _MEMORY_S = 2.0  # of busy time, over which the drain rate is a mean
 _PRIOR_S = 0.1  # of busy time, that the rate of before anything was measured counts for
+_CAUTION_S = 20.0  # of busy time, over which a rate that was lower is forgotten
 
 
 class Drain:
@@ -22,6 +23,8 @@ class Drain:
     def __init__(self) -> None:
         self._work_s = self._passed_s = _PRIOR_S
         self._since_s = 0.0
+        self.low = self.rate
+        """The lowest rate of late: what may be promised, since a machine that was slow will be slow again."""
 
     @property
     def rate(self) -> float:
@@ -38,6 +41,8 @@ class Drain:
         if expected_s > 0 and passed_s > 0:
             kept = exp(-passed_s / _MEMORY_S)
             self._work_s, self._passed_s = kept * self._work_s + expected_s, kept * self._passed_s + passed_s
+            forgets = 1 - exp(-passed_s / _CAUTION_S)
+            self.low = min(self.rate, self.low + forgets * (self.rate - self.low))
 
 
 class Admission:
@@ -67,11 +72,11 @@ class Admission:
 
     def check_any_room(self) -> None:
         """Overloaded where there is as good as none."""
-        self.check_room(_SMALLEST_ROOM * self._most_s * self._drain.rate)
+        self.check_room(_SMALLEST_ROOM * self._most_s * self._drain.low)
 
     def check_room(self, cost_s: float) -> None:
         """Overloaded where a job would wait too long, and another does."""
-        rate = self._drain.rate
+        rate = self._drain.low
         waiting_s = self.backlog_s / rate
         if self.backlog_s and waiting_s + cost_s / rate > self._most_s:
             raise Overloaded(

@@ -114,6 +114,17 @@ class Engine:
                 self._queue.remove(ticket)
                 self._leave(ticket)
 
+    def gave_up(self, ticket: Ticket) -> bool:
+        """Whether a job has waited for longer than work may wait, and left the queue for it: the machine became slower
+        after it was admitted, or more urgent work came."""
+        with self._lock:
+            overdue = ticket.waits and self._clock.now() - ticket.queued_at > self._limits.queue_s
+            if overdue:
+                ticket.wanted = False
+                self._queue.remove(ticket)
+                self._leave(ticket)
+            return overdue
+
     def warm(self, model: ReadyModel) -> None:
         """Runs a row and a small batch in both modes, so that the first request is as fast as the next and the cost
         of a pass is known. It waits its turn, but no limit or deadline refuses it: a server with traffic on its other

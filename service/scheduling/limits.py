@@ -20,7 +20,8 @@ class Limits:
     returned_numbers: int = 1_000_000
     """Most numbers that `include_samples` may return, or that quantiles may keep."""
     queue_s: float = 30.0
-    """Most seconds of work that may wait before requests are refused."""
+    """Most seconds that a request may wait: one that would wait longer is refused at once, and one that has waited so
+    long after all, then."""
     waiting_bytes: int = 256 << 20
     """Most bytes of request bodies that may be in memory at once; a request is refused rather than read beyond it."""
     answer_numbers: int = 4_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,27 @@ def test_a_deadline_that_passes_is_told_when_it_passes(server, monkeypatch) -> N
     status, problem = asyncio.run(exchange(create_app(server.settings, state=server), body))
     assert (status, problem["code"]) == (504, "deadline_exceeded")
     server.engine.drain()
+
+
+def test_nobody_waits_for_longer_than_work_may_wait(server, monkeypatch) -> None:
+    monkeypatch.setattr(Admission, "check_room", lambda *given: None)  # as if it had looked short
+    server.engine._limits = replace(server.engine._limits, queue_s=0.1)
+
+    async def main() -> tuple[int, dict[str, Any]]:
+        app = create_app(server.settings, state=server)
+        left = asyncio.Event()
+        first = asyncio.create_task(exchange(app, json.dumps({**LONG, "priority": 9}).encode(), left))
+        second = asyncio.create_task(exchange(app, json.dumps(LONG).encode()))
+        told = await second
+        left.set()
+        await first
+        return told
+
+    status, problem = asyncio.run(main())
+    assert (status, problem["code"]) == (429, "overloaded")
+    assert "waited for longer" in problem["detail"]
+    server.engine.drain()
+    assert server.engine.rows["flowers"] == 0
 
 
 def test_a_partial_answer_comes_with_what_there_is(server) -> None:

@@ -59,6 +59,18 @@ def test_where_the_machine_has_more_to_do_less_may_wait() -> None:
     assert refused.value.retry_after_s == 1.0
 
 
+def test_no_more_is_promised_than_a_slow_time_of_late_allows() -> None:
+    drain = Drain()
+    now_s = worked(drain, 1.0, 1.0)
+    now_s = worked(drain, 1.0, 4.0, times=5, now_s=now_s)
+    assert drain.low == drain.rate == pytest.approx(0.25, rel=0.1)
+    now_s = worked(drain, 1.0, 1.0, times=8, now_s=now_s)
+    assert drain.rate == pytest.approx(1.0, rel=0.1)
+    assert drain.low < 0.6
+    worked(drain, 1.0, 1.0, times=100, now_s=now_s)
+    assert drain.low == pytest.approx(1.0, rel=0.02)
+
+
 def test_what_nobody_waits_for_any_more_leaves_no_crumbs() -> None:
     admission = Admission(most_s=5.0)
     for _ in range(10):
