@@ -17,6 +17,7 @@ from benchmarks.traffic import http_post
 ROOT = Path(__file__).parent.parent
 ENVIRONMENTS = ROOT / ".venv-serving"
 SAMPLES = 50
+DEFAULT_SEED = "uncertainty, default seed"
 
 Moments = tuple[NDArray[np.float64], NDArray[np.float64] | None]  # mean and, of samples, std: (classes,)
 Row = Sequence[int]
@@ -56,6 +57,10 @@ def _errorbar_uncertainty(row: Row, seed: int) -> bytes:
     return _posted("/v1/models/digits:uncertainty", {"instances": [row], "samples": SAMPLES, "seed": seed})
 
 
+def _errorbar_default_seed(row: Row, _: int) -> bytes:
+    return _posted("/v1/models/digits:uncertainty", {"instances": [row], "samples": SAMPLES})
+
+
 def _errorbar_predict(row: Row, _: int) -> bytes:
     return _posted("/v1/models/digits:predict", {"instances": [row]})
 
@@ -87,6 +92,7 @@ def _of_outputs(answer: Any) -> Moments:
 
 _ERRORBAR_ROUTES = {
     "uncertainty": Route(_errorbar_uncertainty, _of_predictions), "predict": Route(_errorbar_predict, _of_predictions),
+    DEFAULT_SEED: Route(_errorbar_default_seed, _of_predictions),
 }
 
 

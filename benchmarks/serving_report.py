@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.contenders import EMPTY, ERRORBAR, ERRORBAR_WORKERS, LOOP
+from benchmarks.contenders import DEFAULT_SEED, EMPTY, ERRORBAR, ERRORBAR_WORKERS, LOOP
 
 Measured = dict[str, Any]
 Round = Mapping[str, Measured]  # by server
@@ -37,6 +37,8 @@ def _asked(server: str) -> dict[str, Callable[[Round], float | None]]:
     return {
         f"{server}: uncertainty / predict, requests a second": lambda r: _ratio(
             _saturation(r, server, "uncertainty"), _saturation(r, server, "predict")),
+        f"{server}: the same with the default seed": lambda r: _ratio(
+            _saturation(r, server, DEFAULT_SEED), _saturation(r, server, "predict")),
         f"{server}: predict / empty route": lambda r: _ratio(
             _saturation(r, server, "predict"), _saturation(r, EMPTY, "empty")),
         f"{server}: uncertainty / usual loop's": lambda r: _ratio(
