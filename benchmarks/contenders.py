@@ -92,7 +92,7 @@ def _of_outputs(answer: Any) -> Moments:
 
 _ERRORBAR_ROUTES = {
     "uncertainty": Route(_errorbar_uncertainty, _of_predictions), "predict": Route(_errorbar_predict, _of_predictions),
-    DEFAULT_SEED: Route(_errorbar_default_seed, _of_predictions),
+    DEFAULT_SEED: Route(_errorbar_default_seed, None),  # one seed's answers do not scatter around the truth
 }
 
 

@@ -30,6 +30,7 @@ from service.statistics import BLOCK
 log = logging.getLogger("errorbar")
 
 _PATIENCE = 20.0  # times its expected length that a part may take before it counts as hanging, where that is longer
+_COMPANY = 4.0  # times a small job's own cost, that it and others together may take: one by one they would take longer
 _MOST_RUNS = 4  # batches under way at once, which hold memory
 
 
@@ -149,9 +150,10 @@ class Engine:
         return future
 
     def run_small(self, most_s: float) -> bool:
-        """Runs the next batch here and now, if the device is free and it is expected to take at most so long; whether
-        there may be more such. What is not small is left to the engine's thread. A model that could not be captured
-        runs Python of its own, which may take any time, and is never small; nor is what nobody has seen run."""
+        """Runs the next batch here and now, if the device is free and its first job is expected to take at most so long
+        by itself; whether there may be more such. What is not small is left to the engine's thread. A model that could
+        not be captured runs Python of its own, which may take any time, and is never small; nor is what nobody has seen
+        run."""
         ran = False
         if self._device.acquire(blocking=False):
             try:
@@ -228,7 +230,8 @@ class Engine:
         if most_s < inf:
             if not self._is_small(chosen.job, most_s):
                 return None
-            costs, together_s = self._busy, min(most_s, BATCH_S)
+            costs = self._busy
+            together_s = max(most_s, _COMPANY * costs.estimate_s(chosen.job.kind, chosen.job.passes))
         kind = chosen.job.kind
         return self._queue.take(chosen, lambda rows, passes: (
             rows <= self._limits.rows and costs.estimate_s(kind, passes) <= together_s))
