@@ -74,7 +74,11 @@ def test_an_answer_in_arrays_has_the_numbers_of_json(application) -> None:
     assert rest["out_of_range"] == [row["out_of_range"] for row in rows]
     for name, values in arrays.items():
         assert len(values) == 3
-        np.testing.assert_array_equal(values, np.array([row[name] for row in rows], values.dtype), err_msg=name)
+        wanted = np.array([row[name] for row in rows], values.dtype)
+        if values.dtype.kind == "f":  # Two requests: their last bits may differ.
+            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-7, err_msg=name)
+        else:
+            np.testing.assert_array_equal(values, wanted, err_msg=name)
     assert {"index", "mean", "std", "mean_se", "std_se", "entropy", "mutual_information", "samples", "se_df", "stopped",
             "quantiles", "sample_values"} <= arrays.keys()
 
