@@ -81,10 +81,12 @@ PIP = $(@D)/bin/python -m pip install --disable-pip-version-check --constraint c
 	@touch $@
 
 # What the engine is compared with, in a place of its own. The engine runs there from this folder.
-.venv-peers/.ready: benchmarks/peers.txt benchmarks/peers-need.txt constraints.txt .venv-peers/bin/python
+.venv-peers/.ready: benchmarks/peers.txt benchmarks/peers-need.txt setup.py constraints.txt \
+  $(wildcard service/native/*.[ch]) .venv-peers/bin/python
 	$(venv)
 	$(PIP) --requirement benchmarks/peers-need.txt
 	$(PIP) --no-deps --requirement benchmarks/peers.txt
+	$(@D)/bin/python -W ignore setup.py --quiet build_ext --inplace
 	@touch $@
 
 # Each in a place of its own: what they need excludes each other. One that cannot be installed is left out of the table.

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from models.architectures.mlp import MLP
+from service import native
 from service.sampling import prepare
 
 SAMPLES, SEEDS, INPUTS = 50, 8, 64
@@ -115,7 +116,8 @@ def _peak_kib() -> int:
 def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    loops = "loops in C" if native.library() is not None else "no loops in C"
+    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}, {loops}"
 
 
 def main() -> None:
