@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import resource
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import httptools
+from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from service.api.door import hot_route
+from service.api.inference import INLINE_BYTES
 from service.api.problems import problem
+from service.api.quick import Leave, Quick
 from service.connection_limits import ConnectionLimits, Reading, overdue, too_slow
 from service.errors import ErrorbarError, HeadersTooLarge, MalformedRequest, Overloaded, RequestTimeout
 
@@ -27,15 +33,26 @@ _PIPELINED = 16  # requests of one connection that wait for the one before
 _OTHER_FILES = 256  # what else a server has open: models, libraries, pipes
 
 
+class _Waiting(NamedTuple):
+    """A request of a hot route, and what else would answer it."""
+
+    cycle: RequestResponseCycle
+    app: Any
+    scope: Scope
+    route: re.Match[str]
+
+
 @dataclass
 class Port:
     """One address that is listened on, and who is connected. state: what the ASGI scope of its requests says.
-    refused: is told of every request that never reached the application."""
+    refused: is told of every request that never reached the application. quick: answers small requests of the hot
+    routes without ASGI."""
 
     host: str
     number: int
     limits: ConnectionLimits
     refused: Callable[[ErrorbarError], None]
+    quick: Quick
     state: dict[str, Any] = field(default_factory=dict)
     open: set[Connection] = field(default_factory=set)
 
@@ -61,6 +78,8 @@ class Connection(HttpToolsProtocol):
         self._last_words: bytes | None = None
         self._lingers = False  # all is said
         self._unread: tuple[float, int] | None = None  # since when, and how many bytes then
+        self._waiting: _Waiting | None = None  # for its body to come whole, to be answered without ASGI
+        self._leave: Leave | None = None  # what to call if the client leaves before it is
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -80,6 +99,10 @@ class Connection(HttpToolsProtocol):
             # uvicorn tells only the request that came last
             self._running.disconnected = True
             self._running.message_event.set()
+        self._no_longer_quick()
+        if self._leave is not None:
+            leave, self._leave = self._leave, None
+            leave()
 
     def data_received(self, data: bytes) -> None:
         if self._reading == "nothing":
@@ -145,6 +168,9 @@ class Connection(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            self._answer(waiting)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -152,7 +178,45 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        scope = cast(Scope, cycle.scope)
+        route = hot_route(scope)
+        if route is None or not _is_small(scope) or cycle.waiting_for_100_continue or self.flow.write_paused:
+            super()._start_asgi_task(cycle, app)
+        elif cycle.more_body:
+            self._waiting = _Waiting(cycle, app, scope, route)
+        else:
+            self._answer(_Waiting(cycle, app, scope, route))
+
+    def _no_longer_quick(self) -> None:
+        """What waits for its body goes through ASGI, where it is seen that it will not come."""
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            super()._start_asgi_task(waiting.cycle, waiting.app)
+
+    def _answer(self, waiting: _Waiting) -> None:
+        cycle = waiting.cycle
+        leave = self._port.quick.answer(waiting.scope, waiting.route, bytes(cycle.body), partial(self._reply, cycle))
+        if leave is None:
+            super()._start_asgi_task(cycle, waiting.app)
+        elif not cycle.response_complete:
+            self._leave = leave
+
+    def _reply(
+        self, cycle: RequestResponseCycle, status: int, headers: Iterable[tuple[bytes, bytes]], content: bytes
+    ) -> None:
+        """As `cycle.send` of a whole answer."""
+        self._leave = None
+        if cycle.disconnected:
+            return
+        lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in self.server_state.default_headers),
+                 *(b"%s: %s\r\n" % header for header in headers)]
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        self.transport.write(b"".join([*lines, b"\r\n", content]))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     def resume_writing(self) -> None:
         self._unread = None
@@ -205,6 +269,7 @@ class Connection(HttpToolsProtocol):
         else:
             broken.disconnected = True
             broken.message_event.set()
+            self._no_longer_quick()
             self._say(_as_bytes(error))
 
     def _end_if_answered(self) -> None:
@@ -226,6 +291,14 @@ class Connection(HttpToolsProtocol):
             self.transport.write_eof()
         else:
             self.transport.close()
+
+
+def _is_small(scope: Scope) -> bool:
+    """Whether it says that its body is short, and how it ends."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return len(value) <= len(str(INLINE_BYTES)) and int(value) <= INLINE_BYTES
+    return False
 
 
 def _as_bytes(error: ErrorbarError) -> bytes:

@@ -153,8 +153,9 @@ def run(settings: Settings, sockets: list[socket.socket] | None = None, load_fir
         torch.set_num_threads(settings.threads)
     state = Server(settings, MonotonicClock())
     tls = _tls(settings)
+    app = create_app(settings, state=state, load_first=load_first)
     config = uvicorn.Config(
-        create_app(settings, state=state, load_first=load_first), log_config=None, log_level="warning",
+        app, log_config=None, log_level="warning",
         access_log=False, timeout_graceful_shutdown=ceil(settings.grace_s), loop="uvloop", http="httptools", ws="none",
         timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # it goes to call_later, which takes any
         ssl_context_factory=None if tls is None else lambda config, default: tls.value,
@@ -163,10 +164,10 @@ def run(settings: Settings, sockets: list[socket.socket] | None = None, load_fir
     def refused(error: ErrorbarError) -> None:
         state.metrics(events.RequestAnswered(None, None, "", error.code, 0.0, {}))
 
-    ports = [Port(settings.host, settings.port, settings.connection_limits, refused)]
+    ports = [Port(settings.host, settings.port, settings.connection_limits, refused, app.quick)]
     if settings.admin_port is not None:
         ports.append(Port(settings.admin_host, settings.admin_port, settings.connection_limits, refused,
-                          {LISTENER: "admin"}))
+                          app.quick, {LISTENER: "admin"}))
     allow_files(len(ports) * settings.connections)
     watched: list[Watched[Any]] = [files for files in (state.keys, tls) if files is not None]
     server = DrainingServer(config, state, ports, watched, settings.head_s)

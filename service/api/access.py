@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import events
@@ -82,19 +83,25 @@ class Gate:
         self._buckets: dict[str, Bucket] = {}
 
     def admit(self, scope: Scope) -> None:
-        """NoRoute, Unauthenticated, Overloaded, Forbidden. Notes whose request it is."""
+        """NoRoute, Unauthenticated, Overloaded, Forbidden. Notes whose request it is, and that it was let in, which it
+        is once."""
+        note = note_of(scope)
+        if note.admitted:
+            return
         path: str = scope["path"]
         listener: Listener = scope.get("state", {}).get(LISTENER, "main")
         check_port(listener, path, self._admin_elsewhere)
         # the port of administrators keeps others from metrics, but who loads and unloads models says who they are
         if self._keys is None or access(path) == "open" or (listener == "admin" and path == "/metrics"):
+            note.admitted = True
             return
         key = self._keys().find(given_key(scope["headers"]))
         if key is None:
             raise Unauthenticated("not a key of this server")
-        note_of(scope).key = key
+        note.key = key
         self._spend(key)
         check_key(key, path)
+        note.admitted = True
 
     def _spend(self, key: Key) -> None:
         if key.rate is None:
@@ -109,22 +116,24 @@ class Gate:
 class Guard:
     """Stands before an application, which sees only what the gate lets in."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, clock: Clock, observer: events.Observer) -> None:
-        self._app, self._gate, self._clock, self._observe = app, gate, clock, observer
+    def __init__(self, app: ASGIApp, gate: Gate, observer: events.Observer) -> None:
+        self._app, self._gate, self._observe = app, gate, observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
                 self._gate.admit(scope)
             except ErrorbarError as e:
-                await self._refuse(e, scope, receive, send)
+                await turned_away(scope, e, self._observe)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    async def _refuse(self, error: ErrorbarError, scope: Scope, receive: Receive, send: Send) -> None:
-        seconds = self._clock.now() - context_of(scope).arrived
-        self._observe(events.RequestAnswered(None, None, "", error.code, seconds, {}))
-        response = refusal(scope, error)
-        if isinstance(error, Unauthenticated):
-            response.headers["WWW-Authenticate"] = 'Bearer realm="errorbar"'
-        await response(scope, receive, send)
+
+def turned_away(scope: Scope, error: ErrorbarError, observer: events.Observer) -> Response:
+    """The answer to a request that the gate did not let in, which is counted."""
+    context = context_of(scope)
+    observer(events.RequestAnswered(None, None, "", error.code, context.clock.now() - context.arrived, {}))
+    response = refusal(scope, error)
+    if isinstance(error, Unauthenticated):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="errorbar"'
+    return response

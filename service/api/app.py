@@ -28,9 +28,10 @@ from service.api.door import Door, Hot
 from service.api.inference import Inference
 from service.api.note import note_of
 from service.api.openapi import describe
+from service.api.quick import Quick
 from service.api.refusals import refusal
 from service.api.repository_routes import add_repository_routes
-from service.api.request_log import RequestLog
+from service.api.request_log import Logged, RequestLog
 from service.clock import Clock, MonotonicClock
 from service.errors import Draining, ErrorbarError, InvalidSettings, NotReady, UnservableModel, cut, reason
 from service.keys import read_keys
@@ -83,9 +84,13 @@ class Server:
         self.loaded = False
         self.failure: ErrorbarError | None = None
         self.draining = False
-        self.cut_requests = 0  # that the server's end cut short
+        self.cut_requests = 0
         path = settings.keys
         self.keys = None if path is None else Watched("keys", [path], lambda: read_keys(path))
+
+    def count_cut(self) -> None:
+        """A request was admitted, and the server's end cut it short."""
+        self.cut_requests += 1
 
     def load(self) -> None:
         """Loads, probes and warms every model; each answers from then on. Raises what makes one unservable."""
@@ -134,7 +139,7 @@ def resolved_device(device: str) -> str:
 
 def create_app(
     settings: Settings, clock: Clock | None = None, state: Server | None = None, load_first: bool = False
-) -> ASGIApp:
+) -> Door:
     """The application. Models load in a thread when it starts, unless `state` has loaded them already; load_first: it
     has not started before they are loaded, or it is known that they cannot be."""
     state = state or Server(settings, clock or MonotonicClock())
@@ -170,34 +175,37 @@ def create_app(
     )
     app.state.server = state
     last_resort = _add_errors(app, state)
-    hot = Hot(Inference(
-        state.ready_repository, state.engine, state.settings.limits, state.metrics, state.shadowing.answered))
+    inference = Inference(
+        state.ready_repository, state.engine, state.settings.limits, state.metrics, state.shadowing.answered)
+    hot = Hot(inference)
     _add_models(app, state, hot)
     _add_health(app, state)
     add_repository_routes(app, state)
     describe(app, state)
-    guarded = _guards(app, state)
-    app.add_middleware(guarded)
-    app.add_middleware(ContextMiddleware, clock=state.clock, last_resort=last_resort)
-    return Door(app, ContextMiddleware(guarded(hot), state.clock, last_resort))
-
-
-def _guards(app: FastAPI, state: Server) -> Callable[[ASGIApp], ASGIApp]:
-    """Puts keys and the log of requests before an application, where they are wanted."""
-    settings, keys = state.settings, state.keys
-    gate = None
-    if keys is not None or settings.admin_port is not None:
-        gate = Gate(None if keys is None else lambda: keys.value, settings.admin_port is not None, state.clock)
-    routes = [getattr(route, "path_format", "") for route in app.routes]
+    gate, requests = _gate(state), _request_log(app, state)
 
     def guarded(inner: ASGIApp) -> ASGIApp:
         if gate is not None:
-            inner = Guard(inner, gate, state.clock, state.metrics)
-        if settings.log_requests:
-            inner = RequestLog(inner, routes, state.clock, "errors" if settings.log_requests == "errors" else "all")
-        return inner
+            inner = Guard(inner, gate, state.metrics)
+        return inner if requests is None else Logged(inner, requests)
 
-    return guarded
+    app.add_middleware(guarded)
+    app.add_middleware(ContextMiddleware, clock=state.clock, last_resort=last_resort)
+    quick = Quick(inference, state.clock, state.metrics, gate, requests, last_resort, state.count_cut)
+    return Door(app, ContextMiddleware(guarded(hot), state.clock, last_resort), quick)
+
+
+def _gate(state: Server) -> Gate | None:
+    settings, keys = state.settings, state.keys
+    if keys is None and settings.admin_port is None:
+        return None
+    return Gate(None if keys is None else lambda: keys.value, settings.admin_port is not None, state.clock)
+
+
+def _request_log(app: FastAPI, state: Server) -> RequestLog | None:
+    wanted = state.settings.log_requests
+    routes = [getattr(route, "path_format", "") for route in app.routes]
+    return RequestLog(routes, state.clock, "errors" if wanted == "errors" else "all") if wanted else None
 
 
 async def _load(state: Server) -> None:
@@ -240,7 +248,7 @@ def _add_errors(app: FastAPI, state: Server) -> Callable[[Request, BaseException
 
     def last_resort(request: Request, error: BaseException) -> Response:
         if isinstance(error, asyncio.CancelledError):  # only the server's end cancels a request
-            state.cut_requests += 1
+            state.count_cut()
             gone = "the server went down before the answer was ready; a retry is safe"
             return answered(request, Draining(gone, retry_after_s=5.0))
         log.error("request %s failed", context_of(request.scope).request_id, exc_info=error, extra=of_request())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from starlette.types import Receive
 
@@ -10,7 +11,7 @@ from service.errors import Disconnected, Fault, InvalidOption, Overloaded, TooLa
 
 JSON, NPY, NPZ = "application/json", "application/x-npy", "application/x-npz"
 # curl -d says form-urlencoded unless told otherwise; the body is read as JSON all the same
-_READ_AS = {
+_KINDS = {
     "": JSON, JSON: JSON, "text/json": JSON, "application/x-www-form-urlencoded": JSON, NPY: NPY, NPZ: NPZ,
 }
 _LENGTH_DIGITS = 18
@@ -78,15 +79,20 @@ class Held:
 
 def media_type(headers: Headers) -> str:
     """How the body is to be read: JSON, NPY or NPZ. UnsupportedMediaType."""
-    given, _, parameters = headers.get(b"content-type", b"").decode("latin-1").partition(";")
-    kind = _READ_AS.get(given.strip().lower())
+    return _read_as(headers.get(b"content-type", b""), headers.get(b"content-encoding", b"identity"))
+
+
+@lru_cache(maxsize=64)  # clients say the same each time
+def _read_as(content_type: bytes, content_encoding: bytes) -> str:
+    given, _, parameters = content_type.decode("latin-1").partition(";")
+    kind = _KINDS.get(given.strip().lower())
     if kind is None:
         raise UnsupportedMediaType(f"Content-Type {JSON}, {NPY} or {NPZ} expected, got {cut(given.strip())!r}")
     for parameter in parameters.lower().split(";") if parameters else ():
         name, _, value = parameter.partition("=")
         if name.strip() == "charset" and value.strip().strip('"') not in ("utf-8", "utf8"):
             raise UnsupportedMediaType(f"a body in UTF-8 expected, got charset {cut(value.strip())!r}")
-    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+    encoding = content_encoding.decode("latin-1").strip().lower()
     if encoding not in ("identity", ""):
         raise UnsupportedMediaType(f"a body without Content-Encoding expected, got {cut(encoding)!r}")
     return kind
@@ -96,8 +102,11 @@ def answer_type(headers: Headers) -> str:
     """How the answer is to be written: NPZ where that is asked for, else JSON. InvalidOption where only a stream of
     events is accepted: there is none, and JSON would break its reader."""
     accepts = headers.get(b"accept")
-    if accepts is None or accepts == b"*/*":
-        return JSON
+    return JSON if accepts is None else _written_as(accepts)
+
+
+@lru_cache(maxsize=64)
+def _written_as(accepts: bytes) -> str:
     accepted = {given.split(";")[0].strip().lower() for given in accepts.decode("latin-1").split(",")}
     if NPZ in accepted:
         return NPZ

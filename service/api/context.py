@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 from collections.abc import Callable, MutableMapping
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +28,12 @@ class Context:
         self.request_id, self.clock, self.arrived, self.headers = request_id, clock, arrived, headers
         self.timings_s: dict[str, float] = {}
 
+    def told(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The headers that every response has: `X-Request-Id` and `Server-Timing`, milliseconds by stage."""
+        stages = [f"{stage};dur={s * 1e3:.3f}" for stage, s in self.timings_s.items()]
+        total = f"total;dur={(self.clock.now() - self.arrived) * 1e3:.3f}"
+        return (b"x-request-id", self.request_id.encode()), (b"server-timing", ", ".join([*stages, total]).encode())
+
 
 def context_of(scope: MutableMapping[str, object]) -> Context:
     found = scope[_KEY]
@@ -34,10 +41,22 @@ def context_of(scope: MutableMapping[str, object]) -> Context:
     return found
 
 
+def begun(scope: MutableMapping[str, Any], clock: Clock) -> Context:
+    """The context of a request that has just come, or the one it has already: its id is the caller's, if that is 1 to
+    128 visible ASCII characters."""
+    found = scope.get(_KEY)
+    if isinstance(found, Context):
+        return found
+    headers = dict(scope["headers"])
+    given = headers.get(b"x-request-id")
+    request_id = given.decode() if given and _SANE_ID.fullmatch(given) else f"{_ids.getrandbits(128):032x}"
+    context = scope[_KEY] = Context(request_id, clock, clock.now(), headers)
+    return context
+
+
 class ContextMiddleware:
-    """Gives every request its id (the caller's, if it is 1 to 128 visible ASCII characters) and every response
-    `X-Request-Id` and `Server-Timing`. `last_resort` answers what no route or handler did: an error that nobody
-    foresaw, or the end of the server's patience, which cancels the request."""
+    """Gives every request its context and every response its headers. `last_resort` answers what no route or handler
+    did: an error that nobody foresaw, or the end of the server's patience, which cancels the request."""
 
     def __init__(self, app: ASGIApp, clock: Clock, last_resort: Callable[[Request, BaseException], Response]) -> None:
         self._app, self._clock, self._last_resort = app, clock, last_resort
@@ -46,21 +65,14 @@ class ContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id")
-        request_id = given.decode() if given and _SANE_ID.fullmatch(given) else f"{_ids.getrandbits(128):032x}"
-        context = scope[_KEY] = Context(request_id, self._clock, self._clock.now(), headers)
-
+        context = begun(scope, self._clock)
         started = False
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                timings = {**context.timings_s, "total": self._clock.now() - context.arrived}
-                told = ", ".join([f"{stage};dur={s * 1e3:.3f}" for stage, s in timings.items()])
-                message["headers"] = [
-                    *message["headers"], (b"x-request-id", request_id.encode()), (b"server-timing", told.encode())]
+                message["headers"] = [*message["headers"], *context.told()]
             await send(message)
 
         try:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from starlette.types import Receive
 
-from service.errors import DeadlineExceeded, Disconnected, Overloaded
+from service.errors import DeadlineExceeded, Disconnected, ErrorbarError, Overloaded
 from service.scheduling import Answer, Engine, Job
 from service.scheduling.queue import Outcome, Ticket
+
+log = logging.getLogger("errorbar")
 
 SMALL_S = 0.001
 """Work up to here runs on the event loop itself: handing it to a thread and back costs as much, and on a busy core the
@@ -20,13 +23,16 @@ two wait for each other."""
 _TURNS = 6  # of the event loop that a batch waits for at most
 _LOOK_S = 0.05  # how often those who wait are looked after
 
-Waiter = asyncio.Future[Outcome]
 
+class Asked:
+    """Somebody who waits for a job's outcome. told: that outcome, once, on the event loop, unless they leave before.
+    receive: of a request whose body has been read; None where the connection itself says that its client left."""
 
-class _Waiting(NamedTuple):
-    ticket: Ticket
-    receive: Receive
-    since: float
+    __slots__ = ("receive", "since", "told", "watcher")
+
+    def __init__(self, told: Callable[[Outcome], None], receive: Receive | None, since: float) -> None:
+        self.told, self.receive, self.since = told, receive, since
+        self.watcher: asyncio.Task[None] | None = None
 
 
 class Desk:
@@ -35,11 +41,10 @@ class Desk:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[Waiter, _Waiting] = {}
-        self._watchers: dict[Waiter, asyncio.Task[None]] = {}
+        self._waiting: dict[Asked, Ticket] = {}
         self._runs_soon = self._looks_soon = False
-        self._arrived: deque[tuple[Waiter, Outcome]] = deque()  # from the engine's thread
-        self._fetched_soon = False
+        self._outcomes: deque[tuple[Asked, Outcome]] = deque()
+        self._hands_out_soon = False
 
     def check_room(self) -> None:
         """Overloaded where no job would be admitted."""
@@ -48,30 +53,38 @@ class Desk:
     async def answered(self, job: Job, receive: Receive) -> Answer:
         """The engine's answer, or what it raises; Disconnected once the client has left, whose job is given up then.
         receive: of a request whose body has been read."""
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        asked = self.ask(job, partial(_settle, waiter), receive)
+        try:
+            outcome = await waiter
+        finally:
+            self.leave(asked)
+        if isinstance(outcome, Answer):
+            return outcome
+        raise outcome
+
+    def ask(self, job: Job, told: Callable[[Outcome], None], receive: Receive | None = None) -> Asked:
+        """As `answered`, without waiting. Raises what `Engine.admit` raises."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop = loop
             self._engine.hand_back(SMALL_S, partial(loop.call_soon_threadsafe, self._run_soon, loop))
-        waiter: Waiter = loop.create_future()
-        ticket = self._engine.admit(
-            job, partial(self._done, loop, threading.get_ident(), waiter), wake=False)
+        asked = Asked(told, receive, loop.time())
+        done = partial(self._done, loop, threading.get_ident(), asked)
+        self._waiting[asked] = self._engine.admit(job, done, wake=False)
         self._run_soon(loop)
-        self._waiting[waiter] = _Waiting(ticket, receive, loop.time())
         if not self._looks_soon:
             self._looks_soon = True
             loop.call_later(_LOOK_S, self._look, loop)
-        try:
-            outcome = await waiter
-        except asyncio.CancelledError:
+        return asked
+
+    def leave(self, asked: Asked) -> None:
+        """They do not wait any more, and are told nothing."""
+        ticket = self._waiting.pop(asked, None)
+        if ticket is not None:
             self._engine.withdraw(ticket)
-            raise
-        finally:
-            del self._waiting[waiter]
-            if self._watchers and (watcher := self._watchers.pop(waiter, None)) is not None:
-                watcher.cancel()
-        if isinstance(outcome, Answer):
-            return outcome
-        raise outcome
+        if asked.watcher is not None:
+            asked.watcher.cancel()
 
     def _run_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         """Once all requests that have come by now are in the queue, so that they run together."""
@@ -89,44 +102,54 @@ class Desk:
         if self._engine.run_small(SMALL_S):
             self._run_soon(loop)
 
-    def _done(self, loop: asyncio.AbstractEventLoop, loops_thread: int, waiter: Waiter, outcome: Outcome) -> None:
-        if threading.get_ident() == loops_thread:
-            _settle(waiter, outcome)
-            return
-        self._arrived.append((waiter, outcome))
-        if not self._fetched_soon:
-            self._fetched_soon = True
-            loop.call_soon_threadsafe(self._fetch)
+    def _done(self, loop: asyncio.AbstractEventLoop, loops_thread: int, asked: Asked, outcome: Outcome) -> None:
+        self._outcomes.append((asked, outcome))
+        if not self._hands_out_soon:
+            self._hands_out_soon = True
+            soon = loop.call_soon if threading.get_ident() == loops_thread else loop.call_soon_threadsafe
+            soon(self._hand_out)
 
-    def _fetch(self) -> None:
-        self._fetched_soon = False
-        while self._arrived:
-            _settle(*self._arrived.popleft())
+    def _hand_out(self) -> None:
+        self._hands_out_soon = False
+        while self._outcomes:
+            asked, outcome = self._outcomes.popleft()
+            try:
+                self._tell(asked, outcome)
+            except Exception:  # of one request, which is no reason to leave the others without their answers
+                log.exception("an answer could not be given")
+
+    def _tell(self, asked: Asked, outcome: Outcome) -> None:
+        if self._waiting.pop(asked, None) is not None:
+            asked.told(outcome)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watches the connections of those who have waited a while, and tells those whose time is over."""
         now, clock_now = loop.time(), self._engine.clock.now()
-        for waiter, (ticket, receive, since) in self._waiting.items():
-            if waiter not in self._watchers and now - since >= _LOOK_S:
-                self._watchers[waiter] = loop.create_task(self._watch(waiter, ticket, receive))
+        for asked, ticket in list(self._waiting.items()):
+            if asked.receive is not None and asked.watcher is None and now - asked.since >= _LOOK_S:
+                asked.watcher = loop.create_task(self._watch(asked, asked.receive))
             if clock_now > ticket.job.deadline and not ticket.job.partial:
-                self._engine.withdraw(ticket)
-                _settle(waiter, DeadlineExceeded("the deadline passed before the answer was ready"))
+                self._give_up(asked, DeadlineExceeded("the deadline passed before the answer was ready"))
             elif self._engine.gave_up(ticket):
-                _settle(waiter, Overloaded(
+                self._tell(asked, Overloaded(
                     "it waited for longer than work may wait; nothing was computed, a retry is safe",
                     retry_after_s=1.0))
         self._looks_soon = bool(self._waiting)
         if self._looks_soon:
             loop.call_later(_LOOK_S, self._look, loop)
 
-    async def _watch(self, waiter: Waiter, ticket: Ticket, receive: Receive) -> None:
+    async def _watch(self, asked: Asked, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._engine.withdraw(ticket)
-        _settle(waiter, Disconnected("the client left before its answer was ready"))
+        self._give_up(asked, Disconnected("the client left before its answer was ready"))
+
+    def _give_up(self, asked: Asked, reason: ErrorbarError) -> None:
+        ticket = self._waiting.get(asked)
+        if ticket is not None:
+            self._engine.withdraw(ticket)
+            self._tell(asked, reason)
 
 
-def _settle(waiter: Waiter, outcome: Outcome) -> None:
+def _settle(waiter: asyncio.Future[Outcome], outcome: Outcome) -> None:
     if not waiter.done():
         waiter.set_result(outcome)

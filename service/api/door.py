@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -11,19 +12,26 @@ from service.api.refusals import refusal
 from service.errors import ErrorbarError
 from service.scheduling.job import Mode
 
+if TYPE_CHECKING:
+    from service.api.quick import Quick
+
 _HOT = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?:(predict|uncertainty)")
 
 
-class Door:
-    """hot: what answers the paths of `:predict` and `:uncertainty`; app: everything else, and other methods of these.
-    """
+def hot_route(scope: Scope) -> re.Match[str] | None:
+    """Model, version and mode, where a request is for an answer."""
+    return _HOT.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
 
-    def __init__(self, app: ASGIApp, hot: ASGIApp) -> None:
-        self.app, self._hot = app, hot
+
+class Door:
+    """hot: what answers the paths of `:predict` and `:uncertainty`; app: everything else, and other methods of these;
+    quick: what answers small requests of the hot paths for a server that can do without ASGI."""
+
+    def __init__(self, app: ASGIApp, hot: ASGIApp, quick: Quick) -> None:
+        self.app, self._hot, self.quick = app, hot, quick
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        hot = scope["type"] == "http" and scope["method"] == "POST" and _HOT.fullmatch(scope["path"]) is not None
-        await (self._hot if hot else self.app)(scope, receive, send)
+        await (self.app if hot_route(scope) is None else self._hot)(scope, receive, send)
 
 
 class Hot:
@@ -33,7 +41,7 @@ class Hot:
         self._inference = inference
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = _HOT.fullmatch(scope["path"])
+        found = hot_route(scope)
         assert found is not None  # whoever calls has looked
         name, version = found[1], found[2]
         mode: Mode = "predict" if found[3] == "predict" else "uncertainty"

@@ -19,18 +19,41 @@ from service.api.desk import Desk
 from service.api.note import note_of
 from service.api.rows import decode_rows
 from service.errors import Draining, ErrorbarError, MalformedBody
-from service.keys import Key
 from service.repository import ReadyModel, Repository
 from service.scheduling import Answer, Engine, Job, Limits, Options
 from service.scheduling.job import Mode
 from service.scheduling.limits import check_size
 
-_INLINE_BYTES = 16 << 10  # bodies up to here, save of images and texts, are decoded on the event loop: faster
+INLINE_BYTES = 16 << 10  # bodies up to here, save of images and texts, are decoded on the event loop: faster
 _INLINE_NUMBERS = 2000  # and answers of so many numbers encoded
 _STATISTICS = 4  # numbers for each output of a row: mean, std and their standard errors
 _MOST_QUERY_FIELDS = 50
-_TYPE_OF = {JSON: b"application/json", NPZ: NPZ.encode()}
+TYPE_OF = {JSON: b"application/json", NPZ: NPZ.encode()}
 Outside = list[list[str]]  # for each row, the features outside their range
+
+
+class Call:
+    """One request of a hot route, as far as its head says: the model that answers it, how, and in what form."""
+
+    __slots__ = ("answered_as", "context", "given_as", "key", "mode", "model", "query")
+
+    def __init__(self, scope: Scope, context: Context, model: ReadyModel, mode: Mode) -> None:
+        """UnsupportedMediaType, InvalidOption, MalformedBody."""
+        self.context, self.model, self.mode, self.key = context, model, mode, note_of(scope).key
+        self.given_as, self.answered_as = media_type(context.headers), answer_type(context.headers)
+        self.query = _query(scope["query_string"])
+
+    def is_heavy(self, size: int) -> bool:
+        """Whether a body of so many bytes takes long to decode."""
+        return size > INLINE_BYTES or (self.given_as == JSON and bool(self.model.readers))
+
+    def answer_is_heavy(self, job: Job) -> bool:
+        """Whether its answer takes long to encode."""
+        numbers = job.rows * prod(self.model.sampler.output_shape)
+        options = job.options
+        if options is not None:
+            numbers *= _STATISTICS + (options.effective_samples if options.keeps_samples else 0)
+        return numbers > _INLINE_NUMBERS
 
 
 class Inference:
@@ -40,20 +63,18 @@ class Inference:
                  observer: events.Observer, answered: Callable[[Job, Answer], None] = lambda job, answer: None) -> None:
         """answered: told every answer, before it is encoded; returns at once."""
         self._repository, self._limits, self._observe, self._answered_to = repository, limits, observer, answered
-        self._desk = Desk(engine)
-        self._bodies = Bodies(limits.body_bytes, limits.waiting_bytes)
+        self.desk = Desk(engine)
+        self.bodies = Bodies(limits.body_bytes, limits.waiting_bytes)
 
     async def answer(
         self, scope: Scope, receive: Receive, send: Send, name: str, version: str | None, mode: Mode
     ) -> None:
         """Sends the answer of that model; raises what is wrong."""
         context = context_of(scope)
-        model: ReadyModel | None = None
         code = "internal_error"
         try:
-            model = self._repository().get(name, version, context.request_id)
-            note_of(scope).model = model
-            kind, content = await self._answered(scope, receive, context, model, mode)
+            call = self.begun(scope, name, version, mode)
+            content = await self._answered(call, receive)
             code = "ok"
         except ErrorbarError as e:
             code = e.code
@@ -62,51 +83,47 @@ class Inference:
             code = Draining.code
             raise
         finally:
-            seconds = context.clock.now() - context.arrived
-            served = (None, None) if model is None else (model.name, model.version)
-            self._observe(events.RequestAnswered(served[0], served[1], mode, code, seconds, context.timings_s))
+            self.count(context, note_of(scope).model, mode, code)
         await send({"type": "http.response.start", "status": 200, "headers": [
-            (b"content-type", _TYPE_OF[kind]), (b"content-length", str(len(content)).encode())]})
+            (b"content-type", TYPE_OF[call.answered_as]), (b"content-length", str(len(content)).encode())]})
         await send({"type": "http.response.body", "body": content})
 
-    async def _answered(
-        self, scope: Scope, receive: Receive, context: Context, model: ReadyModel, mode: Mode
-    ) -> tuple[str, bytes]:
-        headers = context.headers
-        given_as, answered_as = media_type(headers), answer_type(headers)
-        query = _query(scope["query_string"])
-        self._desk.check_room()
-        held = Held(self._bodies)
+    def begun(self, scope: Scope, name: str, version: str | None, mode: Mode) -> Call:
+        """The call of a request, and its model noted. ModelNotFound, VersionNotFound, NotReady; Overloaded where no
+        job would be admitted; and what `Call` raises."""
+        context = context_of(scope)
+        note_of(scope).model = model = self._repository().get(name, version, context.request_id)
+        call = Call(scope, context, model, mode)
+        self.desk.check_room()
+        return call
+
+    def count(self, context: Context, model: ReadyModel | None, mode: Mode, code: str) -> None:
+        """A request is over."""
+        name, version = (None, None) if model is None else (model.name, model.version)
+        seconds = context.clock.now() - context.arrived
+        self._observe(events.RequestAnswered(name, version, mode, code, seconds, context.timings_s))
+
+    async def _answered(self, call: Call, receive: Receive) -> bytes:
+        held = Held(self.bodies)
         try:
-            raw = await self._bodies.read(receive, headers, held)
-            began = context.clock.now()
-            decoded = partial(self._decoded, raw, given_as, query, context, model, mode, note_of(scope).key)
-            heavy = len(raw) > _INLINE_BYTES or (given_as == JSON and bool(model.readers))
-            job, outside = await run_in_threadpool(decoded) if heavy else decoded()
-            context.timings_s["decode"] = context.clock.now() - began
-            if model.readers:  # a few bytes may have become many
+            raw = await self.bodies.read(receive, call.context.headers, held)
+            decoded = partial(self.decoded, call, raw)
+            job, outside = await run_in_threadpool(decoded) if call.is_heavy(len(raw)) else decoded()
+            if call.model.readers:  # a few bytes may have become many
                 held.take(sum(tensor.nbytes for tensor in job.inputs.values()) - held.size)
             del raw, decoded
-            answer = await self._desk.answered(job, receive)
-            self._answered_to(job, answer)
+            answer = await self.desk.answered(job, receive)
         finally:
             held.let_go()
-        context.timings_s |= answer.timings_s
-        if out := sum(map(bool, outside)):
-            self._observe(events.RowsOutOfRange(model.name, out))
-        began = context.clock.now()
-        encoded = partial(_encoded, answered_as, job, answer, outside, context.request_id)
-        heavy = sum([array.size for array in answer.arrays.values() if array is not None]) > _INLINE_NUMBERS
-        content = await run_in_threadpool(encoded) if heavy else encoded()
-        context.timings_s["encode"] = context.clock.now() - began
-        return answered_as, content
+        self.note(call, job, answer, outside)
+        encoded = partial(self.encoded, call, job, answer, outside)
+        return await run_in_threadpool(encoded) if call.answer_is_heavy(job) else encoded()
 
-    def _decoded(
-        self, raw: bytes, kind: str, query: list[tuple[str, str]], context: Context, model: ReadyModel, mode: Mode,
-        key: Key | None,
-    ) -> tuple[Job, Outside]:
-        sampled = mode == "uncertainty"
-        if kind == JSON:
+    def decoded(self, call: Call, raw: bytes) -> tuple[Job, Outside]:
+        """What a body asks for, and for each row the features outside their range. Raises what is wrong with it."""
+        began = call.context.clock.now()
+        query, model, sampled = call.query, call.model, call.mode == "uncertainty"
+        if call.given_as == JSON:
             decode.check_query([name for name, _ in query], sampled)
             payload = decode.parse_body(raw)
             decode.check_fields(payload, sampled)
@@ -114,20 +131,41 @@ class Inference:
             rows = len(instances) if isinstance(instances, list) else 0
         else:
             payload = decode.options_of_query(query, sampled)
-            rows = (arrays.rows_of(raw) or 0) if kind == NPY else 0
+            rows = (arrays.rows_of(raw) or 0) if call.given_as == NPY else 0
         options = decode.decode_options(payload, model, self._limits) if sampled else None
-        timeout_ms, priority = decode.decode_timeout_ms(payload), decode.decode_priority(payload, key)
+        timeout_ms, priority = decode.decode_timeout_ms(payload), decode.decode_priority(payload, call.key)
         self._check_size(rows, options, model)
-        if kind == JSON:
+        if call.given_as == JSON:
             plain = decode.is_plain(raw, decode.names_in(payload))
             inputs = decode_rows(instances, model, plain, most_bytes=self._limits.body_bytes)
         else:
-            given = arrays.read_arrays(raw, kind, model.manifest, self._limits.body_bytes)
+            given = arrays.read_arrays(raw, call.given_as, model.manifest, self._limits.body_bytes)
             self._check_size(len(next(iter(given.values()))), options, model)
             inputs = decode.decode_arrays(given, model.manifest)
-        job = Job(model, mode, inputs, context.arrived + timeout_ms / 1e3, options, priority,
+        context = call.context
+        job = Job(model, call.mode, inputs, context.arrived + timeout_ms / 1e3, options, priority,
                   sampled and decode.decode_partial(payload))
-        return job, decode.out_of_range(inputs, model.manifest)
+        outside = decode.out_of_range(inputs, model.manifest)
+        context.timings_s["decode"] = context.clock.now() - began
+        return job, outside
+
+    def note(self, call: Call, job: Job, answer: Answer, outside: Outside) -> None:
+        """Tells of an answer whoever follows them."""
+        call.context.timings_s |= answer.timings_s
+        self._answered_to(job, answer)
+        if out := sum(map(bool, outside)):
+            self._observe(events.RowsOutOfRange(call.model.name, out))
+
+    def encoded(self, call: Call, job: Job, answer: Answer, outside: Outside) -> bytes:
+        """The body of an answer."""
+        context = call.context
+        began = context.clock.now()
+        if call.answered_as == NPZ:
+            content = arrays.write_arrays(encode.answer_arrays(job, answer, outside, context.request_id))
+        else:
+            content = encode.encode_json(encode.answer_body(job, answer, outside, context.request_id))
+        context.timings_s["encode"] = context.clock.now() - began
+        return content
 
     def _check_size(self, rows: int, options: Options | None, model: ReadyModel) -> None:
         numbers = rows * prod(model.sampler.output_shape)
@@ -137,12 +175,6 @@ class Inference:
             samples = options.effective_samples
             kept = numbers * samples if options.keeps_samples else 0
             check_size(self._limits, rows, samples, kept, numbers * _STATISTICS)
-
-
-def _encoded(kind: str, job: Job, answer: Answer, outside: Outside, request_id: str) -> bytes:
-    if kind == NPZ:
-        return arrays.write_arrays(encode.answer_arrays(job, answer, outside, request_id))
-    return encode.encode_json(encode.answer_body(job, answer, outside, request_id))
 
 
 def _query(given: bytes) -> list[tuple[str, str]]:

@@ -12,10 +12,11 @@ from service.repository import ReadyModel
 _KEY = "errorbar.note"
 
 
-@dataclass
+@dataclass(slots=True)
 class Note:
-    """key: None where no keys are needed. code: "ok" or the error's."""
+    """admitted: the gate has let it in. key: None where no keys are needed. code: "ok" or the error's."""
 
+    admitted: bool = False
     key: Key | None = None
     model: ReadyModel | None = None
     code: str = "ok"

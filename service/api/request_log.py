@@ -25,12 +25,36 @@ def shape(path: str) -> str:
 
 
 class RequestLog:
-    """Stands before the application. routes: the paths that it has, as `/v1/models/{name}`; any other path is the
-    client's own words and not logged. only: "errors" leaves out what was answered with a status below 400."""
+    """routes: the paths that the application has, as `/v1/models/{name}`; any other path is the client's own words and
+    not logged. only: "errors" leaves out what was answered with a status below 400."""
 
-    def __init__(self, app: ASGIApp, routes: Iterable[str], clock: Clock, only: Literal["all", "errors"]) -> None:
-        self._app, self._clock, self._only = app, clock, only
+    def __init__(self, routes: Iterable[str], clock: Clock, only: Literal["all", "errors"]) -> None:
+        self._clock, self._only = clock, only
         self._routes = {_VARIABLES.sub("*", route) for route in routes}
+
+    def say(self, scope: Scope, status: int | None) -> None:
+        """How a request ended; None: without an answer."""
+        if self._only == "errors" and status is not None and status < 400:
+            return
+        context, note = context_of(scope), note_of(scope)
+        route, model = shape(scope["path"]), note.model
+        timings = {f"{stage}_ms": round(s * 1e3, 3) for stage, s in context.timings_s.items()}
+        log.info("request", extra=fields(
+            request_id=context.request_id, method=scope["method"],
+            route=route if route in self._routes else "(none)", status=status,
+            code=note.code if status is not None else "internal_error",
+            model=None if model is None else ModelName(model.name),
+            version=None if model is None else model.version, digest=None if model is None else model.digest,
+            key=None if note.key is None else note.key.name,
+            total_ms=round((self._clock.now() - context.arrived) * 1e3, 3), **timings,
+        ))
+
+
+class Logged:
+    """Stands before an application, and writes how each of its requests ended."""
+
+    def __init__(self, app: ASGIApp, requests: RequestLog) -> None:
+        self._app, self._requests = app, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,19 +71,4 @@ class RequestLog:
         try:
             await self._app(scope, receive, noting)
         finally:
-            if self._only == "all" or status is None or status >= 400:
-                self._say(scope, status)
-
-    def _say(self, scope: Scope, status: int | None) -> None:
-        context, note = context_of(scope), note_of(scope)
-        route, model = shape(scope["path"]), note.model
-        timings = {f"{stage}_ms": round(s * 1e3, 3) for stage, s in context.timings_s.items()}
-        log.info("request", extra=fields(
-            request_id=context.request_id, method=scope["method"],
-            route=route if route in self._routes else "(none)", status=status,
-            code=note.code if status is not None else "internal_error",
-            model=None if model is None else ModelName(model.name),
-            version=None if model is None else model.version, digest=None if model is None else model.digest,
-            key=None if note.key is None else note.key.name,
-            total_ms=round((self._clock.now() - context.arrived) * 1e3, 3), **timings,
-        ))
+            self._requests.say(scope, status)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable
 
 _LEARNING_RATE = 0.2  # follows a machine whose speed drifts, not one slow batch
 _MOST_SURPRISE = 4.0  # times what was expected, that one batch may count for
+_ALL_OF_FIRST, _THEN_EVERY = 32, 16
 
 
 class Costs:
@@ -15,6 +16,12 @@ class Costs:
 
     def __init__(self) -> None:
         self._seconds: defaultdict[Hashable, dict[int, float]] = defaultdict(dict)  # by kind, by size, a pass
+        self._turns: Counter[Hashable] = Counter()
+
+    def wants(self, kind: Hashable) -> bool:
+        """Whether to measure what is about to run, where measuring has a cost: at first always, then now and then."""
+        self._turns[kind] += 1
+        return self._turns[kind] <= _ALL_OF_FIRST or self._turns[kind] % _THEN_EVERY == 0
 
     def learn(self, kind: Hashable, passes: int, seconds: float) -> None:
         """passes: that were computed together, at least 1."""

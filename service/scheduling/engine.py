@@ -51,7 +51,8 @@ class Engine:
         self._limits, self._clock, self._observe = limits or Limits(), clock or MonotonicClock(), observer
         self._queue, self._shares = Queue(), Shares()
         self._costs = Costs()  # seconds that pass
-        self._busy = Costs()  # of a thread's own: what else the machine does makes no work longer
+        self._busy = Costs()  # of a thread's own: what else the machine does makes no work longer. To ask for it costs
+        # a tenth of a millisecond where the kernel is a sandbox's, so not every batch is asked
         self._runs: list[Run] = []
         self._lock = threading.Lock()  # of everything here but the device
         self._work_came = threading.Condition(self._lock)
@@ -304,6 +305,7 @@ class Engine:
     def _begun(self, tickets: Sequence[Ticket]) -> Run:
         self._watch(tickets, 0.0)  # the inputs are put together, and copied to the device
         run = Run([t for t in tickets if t.wanted], self._clock, self._step_samples(tickets[0]))
+        run.measured = self._busy.wants(run.kind)
         with self._lock:
             for ticket in tickets:
                 if not ticket.wanted:
@@ -322,13 +324,14 @@ class Engine:
 
     def _advance(self, run: Run) -> None:
         self._watch(run.tickets, run.cost_s)
-        before_s, began_s = run.spent_s, time.thread_time()
+        before_s, began_s = run.spent_s, time.thread_time() if run.measured else 0.0
         try:
             more = run.step()
             if not more:
                 answers, happened = run.answers()
         finally:
-            run.busy_s += time.thread_time() - began_s
+            if run.measured:
+                run.busy_s += time.thread_time() - began_s
             self._tell_what_happened(run.retries())
             with self._lock:
                 self._shares.spent(run.model.name, run.spent_s - before_s)
@@ -337,7 +340,8 @@ class Engine:
         with self._lock:
             self._admission.done(run.cost_s, self._clock.now())
             self._costs.learn(run.kind, run.passes, run.spent_s)
-            self._busy.learn(run.kind, run.passes, run.busy_s)
+            if run.measured:
+                self._busy.learn(run.kind, run.passes, run.busy_s)
         self._end(run.tickets)
         for ticket, answer in zip(run.tickets, answers, strict=True):
             _tell(ticket, answer)

@@ -84,7 +84,7 @@ class Job:
     ) -> None:
         self.model, self.mode, self.inputs, self.deadline = model, mode, inputs, deadline
         self.options, self.priority, self.partial = options, priority, partial
-        self.rows = len(next(iter(inputs.values())))
+        self.rows = next(iter(inputs.values())).shape[0]
         self.method: Method | None = None
         self.samples, stops = 1, False
         if options is not None:

@@ -27,7 +27,8 @@ class Run:
         """step_samples: of a row in one part, at most; None where memory alone bounds it."""
         self.tickets, self._clock = tickets, clock
         self.started = clock.now()
-        self.spent_s = self._last_s = self.busy_s = 0.0  # in all, in the last part, and of a thread's own time
+        self.spent_s = self._last_s = 0.0  # in all, and in the last part
+        self.busy_s, self.measured = 0.0, False  # of a thread's own time, where that is measured
         self._jobs = [ticket.job for ticket in tickets]
         self._retries = self.model.sampler.out_of_memory_retries
         self._steps: Steps[torch.Tensor] | Steps[Uncertainty] = self._begun(step_samples)
