@@ -27,6 +27,8 @@ from service.api.context import ContextMiddleware, context_of
 from service.api.door import Door, Hot
 from service.api.inference import Inference
 from service.api.note import note_of
+from service.api.open_inference import OpenInference
+from service.api.open_inference.routes import add_open_inference
 from service.api.openapi import describe
 from service.api.quick import Quick
 from service.api.refusals import refusal
@@ -178,7 +180,9 @@ def create_app(
     inference = Inference(
         state.ready_repository, state.engine, state.settings.limits, state.metrics, state.shadowing.answered)
     hot = Hot(inference)
+    infer = OpenInference(inference)
     _add_models(app, state, hot)
+    add_open_inference(app, state, infer)
     _add_health(app, state)
     add_repository_routes(app, state)
     describe(app, state)
@@ -192,7 +196,10 @@ def create_app(
     app.add_middleware(guarded)
     app.add_middleware(ContextMiddleware, clock=state.clock, last_resort=last_resort)
     quick = Quick(inference, state.clock, state.metrics, gate, requests, last_resort, state.count_cut)
-    return Door(app, ContextMiddleware(guarded(hot), state.clock, last_resort), quick)
+    def direct(inner: ASGIApp) -> ASGIApp:
+        return ContextMiddleware(guarded(inner), state.clock, last_resort)
+
+    return Door(app, direct(hot), direct(infer), quick)
 
 
 def _gate(state: Server) -> Gate | None:

@@ -81,6 +81,13 @@ def check_fields(payload: Mapping[str, Any], uncertainty: bool) -> None:
         raise InvalidInput("instances: missing; a list of rows expected", faults=[Fault("instances", "missing")])
 
 
+def check_options(options: Iterable[str], uncertainty: bool) -> None:
+    """Refuses options that only uncertainty has."""
+    for name in options:
+        if not uncertainty and name in _OPTIONS:
+            _wrong_option(name, 'an option of the mode "uncertainty"')
+
+
 def options_of_query(query: Iterable[tuple[str, str]], uncertainty: bool) -> dict[str, Any]:
     """The options of a request whose body is an array: values as in JSON, words without quotes."""
     known = [name for name in _COMMON + (_OPTIONS if uncertainty else ()) if name != "instances"]
@@ -249,6 +256,16 @@ class _Paths:
         return f"instances[{row}]{self._name}" + "".join(f"[{i}]" for i in place)
 
 
+class _TensorPaths(_Paths):
+    """The same, where the caller wrote a tensor for each input."""
+
+    def __init__(self, name: str) -> None:
+        self._tensor = name
+
+    def at(self, row: int, place: Sequence[int] = ()) -> str:
+        return f"{self._tensor}[{row}]" + "".join(f"[{i}]" for i in place)
+
+
 def _columns(instances: list[Any], manifest: Manifest, first_row: int) -> dict[str, list[Any]]:
     """One list of row values for each input."""
     if not any(isinstance(row, dict) for row in instances):
@@ -289,14 +306,14 @@ def _array(rows: list[Any], spec: Input, plain: bool, paths: _Paths) -> NDArray[
 
 
 def decode_arrays(
-    arrays: Mapping[str, NDArray[Any]], manifest: Manifest, first_row: int = 0
+    arrays: Mapping[str, NDArray[Any]], manifest: Manifest, first_row: int = 0, by_tensor: bool = False
 ) -> dict[str, Tensor]:
-    """Arrays of the right shapes to one tensor an input, as `decode_instances`. InvalidInput with the path of the first
-    wrong value."""
+    """Arrays of the right shapes to one tensor an input, as `decode_instances`. by_tensor: paths begin with the input's
+    name. InvalidInput with the path of the first wrong value."""
     named = len(manifest.inputs) > 1
     return {
-        spec.name: torch.from_numpy(_in_range(arrays[spec.name], spec, _Paths(spec.name, named, manifest, first_row)))
-        for spec in manifest.inputs
+        spec.name: torch.from_numpy(_in_range(arrays[spec.name], spec, paths)) for spec in manifest.inputs
+        for paths in [_TensorPaths(spec.name) if by_tensor else _Paths(spec.name, named, manifest, first_row)]
     }
 
 

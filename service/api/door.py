@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.inference import Inference
+from service.api.open_inference import infer_route
 from service.api.refusals import refusal
 from service.errors import ErrorbarError
 from service.scheduling.job import Mode
@@ -24,14 +25,20 @@ def hot_route(scope: Scope) -> re.Match[str] | None:
 
 
 class Door:
-    """hot: what answers the paths of `:predict` and `:uncertainty`; app: everything else, and other methods of these;
-    quick: what answers small requests of the hot paths for a server that can do without ASGI."""
+    """hot: what answers the paths of `:predict` and `:uncertainty`; infer: those of the Open Inference Protocol; app:
+    everything else, and other methods of these; quick: what answers small requests of the hot paths for a server that
+    can do without ASGI."""
 
-    def __init__(self, app: ASGIApp, hot: ASGIApp, quick: Quick) -> None:
-        self.app, self._hot, self.quick = app, hot, quick
+    def __init__(self, app: ASGIApp, hot: ASGIApp, infer: ASGIApp, quick: Quick) -> None:
+        self.app, self._hot, self._infer, self.quick = app, hot, infer, quick
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self.app if hot_route(scope) is None else self._hot)(scope, receive, send)
+        app = self.app
+        if hot_route(scope) is not None:
+            app = self._hot
+        elif infer_route(scope) is not None:
+            app = self._infer
+        await app(scope, receive, send)
 
 
 class Hot:

@@ -49,8 +49,13 @@ def answer_arrays(
         arrays |= _per_row(job, answer)
     if task == "regression":
         arrays = {name: a[..., 0] if a.ndim > 1 and a.shape[-1] == 1 else a for name, a in arrays.items()}
-    head = _named(job.model) if job.options is None else _head(job.model, job.options, answer, request_id)
-    return arrays | {"answer": np.array(encode_json({**head, "labels": labels, "out_of_range": outside}).decode())}
+    rest = {**head_of(job, answer, request_id), "labels": labels, "out_of_range": outside}
+    return arrays | {"answer": np.array(encode_json(rest).decode())}
+
+
+def head_of(job: Job, answer: Answer, request_id: str) -> dict[str, Any]:
+    """What an answer says above its rows."""
+    return _named(job.model) if job.options is None else _head(job.model, job.options, answer, request_id)
 
 
 def _per_row(job: Job, answer: Answer) -> dict[str, NDArray[Any]]:

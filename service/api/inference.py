@@ -47,14 +47,6 @@ class Call:
         """Whether a body of so many bytes takes long to decode."""
         return size > INLINE_BYTES or (self.given_as == JSON and bool(self.model.readers))
 
-    def answer_is_heavy(self, job: Job) -> bool:
-        """Whether its answer takes long to encode."""
-        numbers = job.rows * prod(self.model.sampler.output_shape)
-        options = job.options
-        if options is not None:
-            numbers *= _STATISTICS + (options.effective_samples if options.keeps_samples else 0)
-        return numbers > _INLINE_NUMBERS
-
 
 class Inference:
     """Answers `:predict` and `:uncertainty`."""
@@ -62,7 +54,7 @@ class Inference:
     def __init__(self, repository: Callable[[], Repository], engine: Engine, limits: Limits,
                  observer: events.Observer, answered: Callable[[Job, Answer], None] = lambda job, answer: None) -> None:
         """answered: told every answer, before it is encoded; returns at once."""
-        self._repository, self._limits, self._observe, self._answered_to = repository, limits, observer, answered
+        self._repository, self.limits, self._observe, self._answered_to = repository, limits, observer, answered
         self.desk = Desk(engine)
         self.bodies = Bodies(limits.body_bytes, limits.waiting_bytes)
 
@@ -70,35 +62,27 @@ class Inference:
         self, scope: Scope, receive: Receive, send: Send, name: str, version: str | None, mode: Mode
     ) -> None:
         """Sends the answer of that model; raises what is wrong."""
-        context = context_of(scope)
-        code = "internal_error"
-        try:
+        with Counted(self, scope, mode):
             call = self.begun(scope, name, version, mode)
             content = await self._answered(call, receive)
-            code = "ok"
-        except ErrorbarError as e:
-            code = e.code
-            raise
-        except asyncio.CancelledError:
-            code = Draining.code
-            raise
-        finally:
-            self.count(context, note_of(scope).model, mode, code)
         await send({"type": "http.response.start", "status": 200, "headers": [
             (b"content-type", TYPE_OF[call.answered_as]), (b"content-length", str(len(content)).encode())]})
         await send({"type": "http.response.body", "body": content})
 
     def begun(self, scope: Scope, name: str, version: str | None, mode: Mode) -> Call:
-        """The call of a request, and its model noted. ModelNotFound, VersionNotFound, NotReady; Overloaded where no
-        job would be admitted; and what `Call` raises."""
-        context = context_of(scope)
-        note_of(scope).model = model = self._repository().get(name, version, context.request_id)
-        call = Call(scope, context, model, mode)
-        self.desk.check_room()
-        return call
+        """The call of a request. What `model_of` and `Call` raise."""
+        return Call(scope, context_of(scope), self.model_of(scope, name, version), mode)
 
-    def count(self, context: Context, model: ReadyModel | None, mode: Mode, code: str) -> None:
+    def model_of(self, scope: Scope, name: str, version: str | None) -> ReadyModel:
+        """The model that answers a request, noted. ModelNotFound, VersionNotFound, NotReady; Overloaded where no job
+        would be admitted."""
+        note_of(scope).model = model = self._repository().get(name, version, context_of(scope).request_id)
+        self.desk.check_room()
+        return model
+
+    def count(self, scope: Scope, mode: Mode, code: str) -> None:
         """A request is over."""
+        context, model = context_of(scope), note_of(scope).model
         name, version = (None, None) if model is None else (model.name, model.version)
         seconds = context.clock.now() - context.arrived
         self._observe(events.RequestAnswered(name, version, mode, code, seconds, context.timings_s))
@@ -115,9 +99,9 @@ class Inference:
             answer = await self.desk.answered(job, receive)
         finally:
             held.let_go()
-        self.note(call, job, answer, outside)
+        self.note(call.context, job, answer, outside)
         encoded = partial(self.encoded, call, job, answer, outside)
-        return await run_in_threadpool(encoded) if call.answer_is_heavy(job) else encoded()
+        return await run_in_threadpool(encoded) if answer_is_heavy(job) else encoded()
 
     def decoded(self, call: Call, raw: bytes) -> tuple[Job, Outside]:
         """What a body asks for, and for each row the features outside their range. Raises what is wrong with it."""
@@ -132,15 +116,15 @@ class Inference:
         else:
             payload = decode.options_of_query(query, sampled)
             rows = (arrays.rows_of(raw) or 0) if call.given_as == NPY else 0
-        options = decode.decode_options(payload, model, self._limits) if sampled else None
+        options = decode.decode_options(payload, model, self.limits) if sampled else None
         timeout_ms, priority = decode.decode_timeout_ms(payload), decode.decode_priority(payload, call.key)
-        self._check_size(rows, options, model)
+        self.check_job_size(rows, options, model)
         if call.given_as == JSON:
             plain = decode.is_plain(raw, decode.names_in(payload))
-            inputs = decode_rows(instances, model, plain, most_bytes=self._limits.body_bytes)
+            inputs = decode_rows(instances, model, plain, most_bytes=self.limits.body_bytes)
         else:
-            given = arrays.read_arrays(raw, call.given_as, model.manifest, self._limits.body_bytes)
-            self._check_size(len(next(iter(given.values()))), options, model)
+            given = arrays.read_arrays(raw, call.given_as, model.manifest, self.limits.body_bytes)
+            self.check_job_size(len(next(iter(given.values()))), options, model)
             inputs = decode.decode_arrays(given, model.manifest)
         context = call.context
         job = Job(model, call.mode, inputs, context.arrived + timeout_ms / 1e3, options, priority,
@@ -149,12 +133,12 @@ class Inference:
         context.timings_s["decode"] = context.clock.now() - began
         return job, outside
 
-    def note(self, call: Call, job: Job, answer: Answer, outside: Outside) -> None:
+    def note(self, context: Context, job: Job, answer: Answer, outside: Outside) -> None:
         """Tells of an answer whoever follows them."""
-        call.context.timings_s |= answer.timings_s
+        context.timings_s |= answer.timings_s
         self._answered_to(job, answer)
         if out := sum(map(bool, outside)):
-            self._observe(events.RowsOutOfRange(call.model.name, out))
+            self._observe(events.RowsOutOfRange(job.model.name, out))
 
     def encoded(self, call: Call, job: Job, answer: Answer, outside: Outside) -> bytes:
         """The body of an answer."""
@@ -167,14 +151,45 @@ class Inference:
         context.timings_s["encode"] = context.clock.now() - began
         return content
 
-    def _check_size(self, rows: int, options: Options | None, model: ReadyModel) -> None:
+    def check_job_size(self, rows: int, options: Options | None, model: ReadyModel) -> None:
+        """TooLarge."""
         numbers = rows * prod(model.sampler.output_shape)
         if options is None:
-            check_size(self._limits, rows, 1, 0, numbers)
+            check_size(self.limits, rows, 1, 0, numbers)
         else:
             samples = options.effective_samples
             kept = numbers * samples if options.keeps_samples else 0
-            check_size(self._limits, rows, samples, kept, numbers * _STATISTICS)
+            check_size(self.limits, rows, samples, kept, numbers * _STATISTICS)
+
+
+class Counted:
+    """Around a request's answer: when it is over, it is counted. mode: as far as it is known."""
+
+    __slots__ = ("_inference", "_scope", "mode")
+
+    def __init__(self, inference: Inference, scope: Scope, mode: Mode = "predict") -> None:
+        self._inference, self._scope, self.mode = inference, scope, mode
+
+    def __enter__(self) -> Counted:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if error is None:
+            code = "ok"
+        elif isinstance(error, asyncio.CancelledError):
+            code = Draining.code
+        else:
+            code = error.code if isinstance(error, ErrorbarError) else "internal_error"
+        self._inference.count(self._scope, self.mode, code)
+
+
+def answer_is_heavy(job: Job) -> bool:
+    """Whether its answer takes long to encode."""
+    numbers = job.rows * prod(job.model.sampler.output_shape)
+    options = job.options
+    if options is not None:
+        numbers *= _STATISTICS + (options.effective_samples if options.keeps_samples else 0)
+    return numbers > _INLINE_NUMBERS
 
 
 def _query(given: bytes) -> list[tuple[str, str]]:

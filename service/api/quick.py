@@ -18,8 +18,7 @@ from service.api.access import Gate, turned_away
 from service.api.bodies import Held
 from service.api.context import begun, context_of
 from service.api.desk import Asked
-from service.api.inference import TYPE_OF, Call, Inference, Outside
-from service.api.note import note_of
+from service.api.inference import TYPE_OF, Call, Inference, Outside, answer_is_heavy
 from service.api.refusals import refusal
 from service.api.request_log import RequestLog
 from service.clock import Clock
@@ -84,7 +83,7 @@ class _Exchange:
                 return False
             self._held.take(len(body))
             self._job, self._outside = inference.decoded(call, body)
-            if call.answer_is_heavy(self._job):
+            if answer_is_heavy(self._job):
                 self._held.let_go()
                 return False
             self._asked = inference.desk.ask(self._job, self._told)
@@ -116,7 +115,7 @@ class _Exchange:
             if not isinstance(outcome, Answer):
                 raise outcome
             self._held.let_go()
-            inference.note(self._call, self._job, outcome, self._outside)
+            inference.note(self._call.context, self._job, outcome, self._outside)
             content = inference.encoded(self._call, self._job, outcome, self._outside)
         except Exception as e:
             self._fail(e)
@@ -135,7 +134,7 @@ class _Exchange:
             self._send(self._quick.last_resort(Request(self._scope), error))
 
     def _count(self, code: str) -> None:
-        self._quick.inference.count(context_of(self._scope), note_of(self._scope).model, self._mode, code)
+        self._quick.inference.count(self._scope, self._mode, code)
 
     def _send(self, response: Response) -> None:
         self._end(response.status_code, response.raw_headers, bytes(response.body))

@@ -43,7 +43,8 @@ def _has_encoded(instances: list[Any], manifest: Manifest) -> bool:
 
 
 def _is_encoded(value: Any) -> bool:
-    return type(value) is str or (type(value) is dict and ENCODED in value)
+    """bytes: of an image, where they did not come as JSON."""
+    return type(value) in (str, bytes) or (type(value) is dict and ENCODED in value)
 
 
 class _Unpacking:
@@ -89,6 +90,8 @@ class _Unpacking:
         self._take(spec, path)
         if type(value) is str:
             return self._tokens(spec, value, path)
+        if type(value) is bytes:
+            return {spec.name: self._readers.images[spec.name].read(value, path, self._pixels[spec.name])}
         for key in value:
             if key not in _KEYS:
                 raise InvalidInput.at(f"{path}.{cut(key)}", f"not a key of an encoded value{nearest(key, _KEYS)}")
