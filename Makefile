@@ -1,6 +1,6 @@
 # `make serve` and `make test` make .venv and install what they need; when nothing changed they start at once.
 # Everything runs as .venv/bin/python -m NAME: it works in any folder, one with a space in its name too.
-.PHONY: serve test lint fuzz lock audit bench-engine bench-serving bench-loop bench-statistics bench-gpu bench-masks recipes clean
+.PHONY: serve test test-clients lint fuzz lock audit bench-engine bench-serving bench-loop bench-statistics bench-gpu bench-masks recipes clean
 .NOTPARALLEL:
 
 modern = $(shell "$(1)" -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)
@@ -14,6 +14,10 @@ serve: .venv/.serve
 
 test: .venv/.test
 	.venv/bin/python -m pytest --cov=service --cov=models --cov-report=term $(ARGS)
+
+# The clients that people have, each against the real server; in a place of their own, where there is no torch.
+test-clients: .venv/.test .venv-clients/.ready
+	.venv-clients/bin/python -m pytest --confcutdir=tests/clients -p no:cacheprovider tests/clients $(ARGS)
 
 lint: .venv/.lint
 	.venv/bin/python -m ruff check .
@@ -57,7 +61,7 @@ recipes: .venv/.recipes
 	set -e; for folder in models/repository/*; do .venv/bin/python -W ignore -m "models.recipes.$${folder##*/}"; done
 
 clean:
-	rm -rf .venv .venv-peers .venv-serving .venv-audit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-peers .venv-clients .venv-serving .venv-audit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 # A stamp says that .venv holds what its target needs: the package itself, editable, with these extras.
 EXTRAS.test := [test]
@@ -95,10 +99,15 @@ PIP = $(@D)/bin/python -m pip install --disable-pip-version-check --constraint c
 	$(@D)/bin/python -m pip install --disable-pip-version-check $(if $(findstring fastapi,$@),--constraint constraints.txt) \
 	  $(PIP_OPTIONS) --requirement $< && touch $@ || echo '$(@D) cannot be made: that server is left out' >&2
 
+.venv-clients/.ready: tests/clients/requirements.txt .venv-clients/bin/python
+	$(venv)
+	$(@D)/bin/python -m pip install --disable-pip-version-check $(PIP_OPTIONS) --requirement $<
+	@touch $@
+
 .venv-audit/.ready: Makefile .venv-audit/bin/python
 	$(venv)
 	$(PIP) pip-audit==2.10.1 pip-tools==7.6.2
 	@touch $@
 
 # No recipe: a Python that is gone or was upgraded makes the stamps out of date.
-.venv/bin/python .venv-peers/bin/python .venv-audit/bin/python $(SERVERS:%=.venv-serving/%/bin/python):
+.venv/bin/python .venv-peers/bin/python .venv-clients/bin/python .venv-audit/bin/python $(SERVERS:%=.venv-serving/%/bin/python):

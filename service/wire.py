@@ -227,3 +227,9 @@ class Problem(_Wire):
     code: str
     request_id: str
     errors: list[WrongValue] | None = None
+
+
+class OpenInferenceProblem(Problem):
+    """As it is told under /v2, in plain JSON. `error` is `detail`."""
+
+    error: str

@@ -72,9 +72,13 @@ class Held:
             self._bodies.take(more)
             self.size += more
 
+    def keep(self, size: int) -> None:
+        """What is more than that is given back."""
+        self._bodies.held -= self.size - size
+        self.size = size
+
     def let_go(self) -> None:
-        self._bodies.held -= self.size
-        self.size = 0
+        self.keep(0)
 
 
 def media_type(headers: Headers) -> str:

@@ -48,7 +48,7 @@ def answer_arrays(
     if job.options is not None:
         arrays |= _per_row(job, answer)
     if task == "regression":
-        arrays = {name: a[..., 0] if a.ndim > 1 and a.shape[-1] == 1 else a for name, a in arrays.items()}
+        arrays = {name: _one_target(name, a) for name, a in arrays.items()}
     rest = {**head_of(job, answer, request_id), "labels": labels, "out_of_range": outside}
     return arrays | {"answer": np.array(encode_json(rest).decode())}
 

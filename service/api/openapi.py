@@ -125,7 +125,8 @@ def _describe_operation(path: str, operation: dict[str, Any], schemas: dict[str,
     operation["responses"].pop("422", None)
     operation["responses"]["default"] = {
         "description": "An error (RFC 9457)",
-        "content": {"application/problem+json": {"schema": _reference(wire.Problem, schemas)}},
+        "content": {"application/json" if path.startswith("/v2") else "application/problem+json": {
+            "schema": _reference(wire.OpenInferenceProblem if path.startswith("/v2") else wire.Problem, schemas)}},
     }
     operation["parameters"] = _parameters(path, state, model)
     if not operation["parameters"]:

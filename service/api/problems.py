@@ -39,7 +39,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 def problem(error: ErrorbarError, request_id: str, code: str | None = None, open_inference: bool = False) -> Response:
-    """An RFC 9457 answer. open_inference: under /v2, where clients look for "error"."""
+    """An RFC 9457 answer. open_inference: under /v2, where clients look for "error", and some only in plain JSON."""
     code = code or error.code
     status, title = STATUS.get(code, STATUS["internal_error"])
     body: dict[str, object] = {
@@ -51,4 +51,4 @@ def problem(error: ErrorbarError, request_id: str, code: str | None = None, open
     if open_inference:
         body["error"] = error.detail
     headers = {} if error.retry_after_s is None else {"Retry-After": str(ceil(error.retry_after_s))}
-    return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
+    return Response(orjson.dumps(body), status, headers, "application/json" if open_inference else MEDIA_TYPE)

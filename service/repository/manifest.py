@@ -17,6 +17,7 @@ from service.sampling.masks import Design
 from service.sampling.options import DTYPES, MAX_SEED, Dtype, MaskSharing
 from service.statistics import NoiseHead, Task
 
+_RESERVED = ("stats",)
 
 @dataclass(frozen=True)
 class Feature:
@@ -112,6 +113,8 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
     top.finish()
     if ":" in manifest.name:
         top.refuse("name", "a name without a colon expected: in an address the verb follows one")
+    if manifest.name in _RESERVED:
+        top.refuse("name", f"another name expected: /v2/models/{manifest.name} is no model in the protocol")
     _check_together(manifest, top)
     return manifest
 

@@ -34,13 +34,14 @@ class Running:
 
 @contextmanager
 def served(
-    *arguments: str, ready: bool = True, program: Sequence[str] = ("-m", "service"), **settings: str
+    *arguments: str, ready: bool = True, program: Sequence[str] = ("-m", "service"), python: str = sys.executable,
+    **settings: str
 ) -> Iterator[Running]:
     """`errorbar serve` with these arguments and settings; ended by its own process id whatever happens."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ERRORBAR_")}
     environment |= {f"ERRORBAR_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(
-        [sys.executable, *program, "serve", "--port", "0", "--device", "cpu", *arguments],
+        [python, *program, "serve", "--port", "0", "--device", "cpu", *arguments],
         cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
         text=True,
     )

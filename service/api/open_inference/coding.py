@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from service.errors import MalformedBody, TooLarge, UnsupportedMediaType, cut
 
 _ANY_WRAPPER = zlib.MAX_WBITS | 32  # of gzip or of zlib, which is what HTTP calls deflate
+MOST_SHRUNK = 1032  # times, that deflate can make anything smaller
 _PAYS_BYTES = 16 << 10
 _FASTEST = 1
 
@@ -31,6 +32,8 @@ def decompressed(body: bytes, headers: Mapping[bytes, bytes], most_bytes: int) -
         raise TooLarge(f"a body that unpacks to at most {most_bytes} bytes expected")
     if not unpacker.eof:
         raise MalformedBody(f"the body is {coding} that ends too soon")
+    if unpacker.unused_data:
+        raise MalformedBody(f"the body goes on behind its {coding}")
     return found
 
 
@@ -38,11 +41,16 @@ async def response_coding(
     body: bytes, headers: Mapping[bytes, bytes], is_json: bool
 ) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Headers and body. Only long JSON is worth it: binary numbers hardly shrink."""
-    accepted = {coding.split(b";")[0].strip().lower() for coding in headers.get(b"accept-encoding", b"").split(b",")}
     if not is_json or len(body) < _PAYS_BYTES:
         return [], body
-    if b"gzip" in accepted:
-        return [(b"content-encoding", b"gzip")], await run_in_threadpool(gzip.compress, body, _FASTEST)
-    if b"deflate" in accepted:
-        return [(b"content-encoding", b"deflate")], await run_in_threadpool(zlib.compress, body, _FASTEST)
-    return [], body
+    varies, accepted = (b"vary", b"accept-encoding"), _accepted(headers.get(b"accept-encoding", b""))
+    for coding, pack in ((b"gzip", gzip.compress), (b"deflate", zlib.compress)):
+        if coding in accepted:
+            return [(b"content-encoding", coding), varies], await run_in_threadpool(pack, body, _FASTEST)
+    return [varies], body
+
+
+def _accepted(given: bytes) -> set[bytes]:
+    """Codings that a client names, but those it rules out with q=0."""
+    named = (coding.replace(b" ", b"").lower().partition(b";q=") for coding in given.split(b","))
+    return {coding for coding, _, weight in named if not weight or weight.strip(b"0.")}

@@ -18,8 +18,8 @@ from service.api.bodies import Held
 from service.api.context import Context, context_of
 from service.api.inference import INLINE_BYTES, Counted, Inference, Outside, answer_is_heavy
 from service.api.note import note_of
-from service.api.open_inference.coding import decompressed, response_coding
-from service.api.open_inference.outputs import response
+from service.api.open_inference.coding import MOST_SHRUNK, decompressed, response_coding
+from service.api.open_inference.outputs import check_wanted, response
 from service.api.open_inference.request import InferRequest, read_request
 from service.api.open_inference.tensors import BYTES, Given
 from service.api.refusals import refusal
@@ -61,8 +61,10 @@ class OpenInference:
             try:
                 raw = await inference.bodies.read(receive, context.headers, held)
                 if b"content-encoding" in context.headers:
-                    raw = await run_in_threadpool(decompressed, raw, context.headers, inference.limits.body_bytes)
-                    held.take(len(raw) - held.size)
+                    most = inference.limits.body_bytes
+                    held.take(min(most, MOST_SHRUNK * len(raw)) - held.size)
+                    raw = await run_in_threadpool(decompressed, raw, context.headers, most)
+                    held.keep(len(raw))
                 decoded = partial(self._decoded, raw, context, model, key)
                 heavy = len(raw) > INLINE_BYTES or bool(model.readers)
                 request, job, outside = await run_in_threadpool(decoded) if heavy else decoded()
@@ -91,9 +93,10 @@ class OpenInference:
         self, raw: bytes, context: Context, model: ReadyModel, key: Key | None
     ) -> tuple[InferRequest, Job, Outside]:
         began, inference = context.clock.now(), self._inference
-        request = read_request(raw, context.headers)
+        request = read_request(raw, context.headers, inference.limits.rows)
         sampled = request.mode == "uncertainty"
         decode.check_options(request.options, sampled)
+        check_wanted(request, model)
         options = decode.decode_options(request.options, model, inference.limits) if sampled else None
         timeout_ms = decode.decode_timeout_ms(request.options)
         priority = decode.decode_priority(request.options, key)
@@ -112,7 +115,7 @@ def _check_names(given: Mapping[str, Given], model: ReadyModel) -> None:
     for name in given:
         if name not in specs:
             hint = f"{nearest(name, specs)}; there are {', '.join(specs)}"
-            raise InvalidInput.at(name, f"not an input of this model{hint}")
+            raise InvalidInput.at(cut(name), f"not an input of this model{hint}")
     from_texts = {spec.text.mask for spec in specs.values()
                   if spec.text is not None and spec.name in given and given[spec.name].datatype == BYTES}
     for name in specs:

@@ -56,17 +56,17 @@ def outputs_in(model: ReadyModel, mode: Mode) -> list[Tensor]:
         add({"regression": "value", "generic": "output"}.get(task, "probabilities"), "FP32", whole)
     else:
         for name in ("mean", "std", "mean_se", "std_se"):
-            add(name, "FP32", whole)
+            add(name, "FP32", whole, _when(name))
         if task in ("classification", "multilabel"):
             for name in _OF_CLASSES:
-                add(name, "FP32", whole[:-1] if task == "classification" else whole)
+                add(name, "FP32", whole[:-1] if task == "classification" else whole, _when(name))
         if task == "regression":
             add("noise_std", "FP32", whole)
             add("total_std", "FP32", whole)
         add("quantiles", "FP32", [-1, *whole], "quantiles")
         add("sample_values", "FP32", [-1, *whole], "include_samples")
         add("samples", "INT64", [])
-        add("se_df", "INT64", [])
+        add("se_df", "INT64", [], "samples")
         add("stopped", "BYTES", [])
         for option in ("settled", "after_stopping"):
             add(option, "BYTES" if option == "settled" else "BOOL", [], "decide, tolerance or on_deadline")
@@ -74,3 +74,8 @@ def outputs_in(model: ReadyModel, mode: Mode) -> list[Tensor]:
         add("index", "INT64", [])
         add("label", "BYTES", [])
     return found
+
+
+def _when(name: str) -> str | None:
+    """Standard errors do not exist where there are too few samples."""
+    return "samples" if name.endswith("_se") else None

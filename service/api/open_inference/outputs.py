@@ -16,9 +16,14 @@ from service.api.open_inference.tensors import BINARY_SIZE, bytes_of, datatype_o
 from service.errors import InvalidOption, cut, nearest
 from service.repository import ReadyModel
 from service.scheduling import Answer, Job
+from service.scheduling.job import MODES
 
 _ANSWER = "answer"  # in the arrays of the native route: everything that is no array
 _OF_CLASSES = ("probabilities", "mean")  # outputs that have a number for each class
+_EARLY = ("decide", "tolerance", "on_deadline")
+_NEEDS = {
+    "quantiles": ("quantiles",), "sample_values": ("include_samples",), "settled": _EARLY, "after_stopping": _EARLY}
+_WITH_CLASSES = ("classification", "multilabel")
 
 
 def outputs_of(job: Job, answer: Answer, request_id: str) -> dict[str, NDArray[Any]]:
@@ -39,8 +44,8 @@ def _in_protocols_type(array: NDArray[Any]) -> NDArray[Any]:
 def response(
     request: InferRequest, job: Job, answer: Answer, outside: Sequence[list[str]], request_id: str
 ) -> tuple[bytes, int | None]:
-    """The body, and how many bytes of it are JSON where binary data follow. InvalidOption: an output is asked for that
-    there is not."""
+    """The body, and how many bytes of it are JSON where binary data follow. What does not exist, as standard errors of
+    too few samples, is left out, or NaN where it was asked for by name."""
     found = outputs_of(job, answer, request_id)
     wanted = request.wanted or [Wanted(name, request.binary, None) for name in found]
     entries: list[dict[str, Any]] = []
@@ -70,24 +75,39 @@ def _id(request: InferRequest) -> dict[str, str]:
 def _asked_for(output: Wanted, found: Mapping[str, NDArray[Any]], job: Job) -> NDArray[Any]:
     values = found.get(output.name)
     if values is None:
-        raise InvalidOption.at(f"outputs.{cut(output.name)}", _why_not(output.name, found, job))
-    if output.classes is None:
-        return values
-    if output.name not in _OF_CLASSES or job.model.manifest.task not in ("classification", "multilabel"):
-        raise InvalidOption.at(f"outputs.{output.name}", "it has no number for each class to choose the largest of")
-    return _classes(values, output.classes, job.model.manifest.labels)
+        return _absent(output.name, found, job.rows)
+    return values if output.classes is None else _classes(values, output.classes, job.model.manifest.labels)
 
 
-def _why_not(name: str, found: Mapping[str, NDArray[Any]], job: Job) -> str:
-    if name in _names_in_uncertainty(job.model) and job.options is None:
-        return 'it is an output of parameters {"mode": "uncertainty"}'
-    if name in _names_in_uncertainty(job.model):
-        return "it does not exist for these options"
-    return f"not an output of this model{nearest(name, found)}; there are {', '.join(found)}"
+def _absent(name: str, found: Mapping[str, NDArray[Any]], rows: int) -> NDArray[Any]:
+    """In place of an output that does not exist, as standard errors of too few samples."""
+    if name == "se_df":
+        return np.zeros(rows, np.int64)
+    if name == "settled":
+        return np.full(rows, "")
+    if name == "after_stopping":
+        return np.zeros(rows, bool)
+    return np.full_like(found[name.removesuffix("_se") if name.endswith("_se") else "std"], np.nan)
 
 
-def _names_in_uncertainty(model: ReadyModel) -> set[str]:
-    return {output["name"] for output in outputs_in(model, "uncertainty")}
+def check_wanted(request: InferRequest, model: ReadyModel) -> None:
+    """InvalidOption: an output that the model does not have in that mode, or classes of one that has none."""
+    if request.wanted is None:
+        return
+    names = {mode: [output["name"] for output in outputs_in(model, mode)] for mode in MODES}
+    here = names[request.mode]
+    for output in request.wanted:
+        path = f"outputs.{cut(output.name)}"
+        if output.name not in here and any(output.name in others for others in names.values()):
+            raise InvalidOption.at(path, "an output of the other mode; parameters.mode chooses")
+        if output.name not in here:
+            hint = f"{nearest(output.name, here)}; there are {', '.join(here)}"
+            raise InvalidOption.at(path, f"not an output of this model{hint}")
+        option = _NEEDS.get(output.name)
+        if option is not None and not any(request.options.get(name) for name in option):
+            raise InvalidOption.at(path, f"an output only where the parameters have {' or '.join(option)}")
+        if output.classes and (output.name not in _OF_CLASSES or model.manifest.task not in _WITH_CLASSES):
+            raise InvalidOption.at(path, "it has no number for each class to choose the largest of")
 
 
 def _classes(values: NDArray[Any], most: int, labels: Sequence[str] | None) -> NDArray[Any]:

@@ -20,6 +20,7 @@ _OPTIONS = ("samples", "seed", "masks", "design", "method", "quantiles", "includ
 _WORDS = ("masks", "design", "method", "on_deadline")
 _TIMEOUT_US, _SEQUENCE = "timeout", "sequence_"
 _KNOWN = ("mode", *_OPTIONS, BINARY_OUTPUT, _TIMEOUT_US)
+_OF_OUTPUT = (BINARY_DATA, CLASSIFICATION)
 _MOST_TENSORS = 1000
 
 
@@ -43,12 +44,12 @@ class InferRequest(NamedTuple):
     binary: bool
 
 
-def read_request(body: bytes, headers: Mapping[bytes, bytes]) -> InferRequest:
-    """A body, whose JSON may be followed by binary data. MalformedBody, InvalidInput, InvalidOption."""
+def read_request(body: bytes, headers: Mapping[bytes, bytes], most_rows: int) -> InferRequest:
+    """A body, whose JSON may be followed by binary data. MalformedBody, TooLarge, InvalidInput, InvalidOption."""
     length = _header_length(headers, len(body))
     payload = parse_body(body[:length] if length < len(body) else body)
     binary = Binary(memoryview(body)[length:])
-    inputs = dict(_inputs(payload.get("inputs"), binary))
+    inputs = dict(_inputs(payload.get("inputs"), binary, most_rows))
     binary.check_empty()
     mode, options, binary_output = _parameters(payload.get("parameters"))
     request_id = payload.get("id")
@@ -70,14 +71,14 @@ def _header_length(headers: Mapping[bytes, bytes], size: int) -> int:
     return int(given)
 
 
-def _inputs(given: Any, binary: Binary) -> Iterator[tuple[str, Given]]:
+def _inputs(given: Any, binary: Binary, most_rows: int) -> Iterator[tuple[str, Given]]:
     if not isinstance(given, list) or not 1 <= len(given) <= _MOST_TENSORS:
         raise InvalidInput.at("inputs", "a list of tensors expected")
     seen = set[str]()
     for place, entry in enumerate(given):
-        tensor = read_tensor(entry, place, binary)
+        tensor = read_tensor(entry, place, binary, most_rows)
         if tensor.name in seen:
-            raise InvalidInput.at(tensor.name, "given twice")
+            raise InvalidInput.at(cut(tensor.name), "given twice")
         seen.add(tensor.name)
         yield tensor.name, tensor
 
@@ -93,14 +94,11 @@ def _parameters(given: Any) -> tuple[Mode, dict[str, Any], bool]:
         raise InvalidOption.at("parameters.mode", '"predict" or "uncertainty" expected')
     options: dict[str, Any] = {}
     for name, value in given.items():
-        if name.startswith(_SEQUENCE):
-            if value:
-                raise InvalidOption.at(f"parameters.{cut(name)}", "there are no sequences: each request is its own")
-        elif name not in _KNOWN:
+        if name not in _KNOWN and not name.startswith(_SEQUENCE):  # nothing is kept of a sequence: it changes nothing
             raise InvalidOption.at(f"parameters.{cut(name)}", f"not a parameter of this route{nearest(name, _KNOWN)}")
-        elif name in _OPTIONS:
+        if name in _OPTIONS:
             options[name] = _value(name, value)
-    if _TIMEOUT_US in given:
+    if given.get(_TIMEOUT_US):  # 0 is none
         options.setdefault("timeout_ms", _milliseconds(given[_TIMEOUT_US]))
     binary = given.get(BINARY_OUTPUT, False)
     if not isinstance(binary, bool):
@@ -135,6 +133,9 @@ def _outputs(given: Any, binary: bool) -> Iterator[Wanted]:
         path = f"outputs[{place}].parameters"
         if not isinstance(parameters, dict):
             raise InvalidOption.at(path, "an object expected")
+        for key in parameters:
+            if key not in _OF_OUTPUT:
+                raise InvalidOption.at(f"{path}.{cut(key)}", f"not a parameter of an output{nearest(key, _OF_OUTPUT)}")
         binary_data, classes = parameters.get(BINARY_DATA, binary), parameters.get(CLASSIFICATION)
         if not isinstance(binary_data, bool):
             raise InvalidOption.at(f"{path}.{BINARY_DATA}", "true or false expected")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidInput, MalformedBody, cut, nearest
+from service.errors import InvalidInput, MalformedBody, TooLarge, cut, nearest
 
 BINARY_SIZE = "binary_data_size"
 BF16, BYTES = "BF16", "BYTES"
@@ -57,52 +57,54 @@ class Binary:
             raise MalformedBody(f"{left} bytes of binary data are left that belong to no input")
 
 
-def read_tensor(entry: Any, place: int, binary: Binary) -> Given:
-    """One of the request's `inputs`. MalformedBody; InvalidInput with the tensor's name."""
+def read_tensor(entry: Any, place: int, binary: Binary, most_texts: int) -> Given:
+    """One of the request's `inputs`. most_texts: elements of BYTES. MalformedBody, TooLarge; InvalidInput with the
+    tensor's name."""
     path = f"inputs[{place}]"
     if not isinstance(entry, dict):
         raise InvalidInput.at(path, "an object with name, shape, datatype and data expected")
     name = entry.get("name")
     if not isinstance(name, str):
         raise InvalidInput.at(f"{path}.name", "a string expected")
-    name = cut(name)
+    whole, name = name, cut(name)
     datatype, shape = entry.get("datatype"), _shape(entry.get("shape"), name)
     if not isinstance(datatype, str) or datatype not in _DATATYPES:
         hint = nearest(datatype, _DATATYPES) if isinstance(datatype, str) else ""
         raise InvalidInput.at(f"{name}.datatype", f"one of {', '.join(_DATATYPES)} expected{hint}")
+    if datatype == BYTES and prod(shape) > most_texts:
+        raise TooLarge.at(f"{name}.shape", f"at most {most_texts} elements of BYTES expected")
     parameters = entry.get("parameters") or {}
     size = parameters.get(BINARY_SIZE) if isinstance(parameters, dict) else None
     if size is None:
         if "data" not in entry:
             raise InvalidInput.at(name, f"data, or {BINARY_SIZE} among its parameters, expected")
-        return Given(name, datatype, _of_json(entry["data"], datatype, shape, name), in_json=True)
+        return Given(whole, datatype, _of_json(entry["data"], datatype, shape, name), in_json=True)
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise InvalidInput.at(f"{name}.parameters.{BINARY_SIZE}", "a number of bytes expected")
     if "data" in entry:
         raise InvalidInput.at(name, f"data or {BINARY_SIZE} expected, got both")
-    return Given(name, datatype, _of_bytes(binary.take(size, name), datatype, shape, name), in_json=False)
+    return Given(whole, datatype, _of_bytes(binary.take(size, name), datatype, shape, name), in_json=False)
 
 
 def _shape(given: Any, name: str) -> tuple[int, ...]:
-    sizes = given if isinstance(given, list) else None
-    if sizes is None or len(sizes) > _LONGEST_SHAPE or not all(type(n) is int and 0 <= n < 2**40 for n in sizes):
-        raise InvalidInput.at(f"{name}.shape", "a list of sizes expected, rows first")
+    sizes = given if isinstance(given, list) else []
+    if not 1 <= len(sizes) <= _LONGEST_SHAPE or not all(type(n) is int and 1 <= n < 2**31 for n in sizes):
+        raise InvalidInput.at(f"{name}.shape", "a list of sizes expected, each at least 1, rows first")
     return tuple(sizes)
 
 
 def _of_json(data: Any, datatype: str, shape: tuple[int, ...], name: str) -> NDArray[Any]:
     """data: row-major, flat or nested as the shape says."""
     flat = _flat(data, shape, name)
-    kinds = set(map(type, flat))
     if datatype == BYTES:
-        _only(kinds, {str}, "strings", name)
+        _only(flat, {str}, "a string", name, shape)
         return _objects([text.encode("utf-8", "surrogatepass") for text in flat], shape)
     if datatype == "BOOL":
-        _only(kinds, {bool}, "true and false", name)
+        _only(flat, {bool}, "true or false", name, shape)
     elif "INT" in datatype:
-        _only(kinds, {int}, f"integers, as its datatype is {datatype},", name)
+        _only(flat, {int}, "an integer", name, shape)
     else:
-        _only(kinds, {int, float}, "numbers", name)
+        _only(flat, {int, float}, "a number", name, shape)
     try:
         dtype = np.dtype(np.float64) if datatype.startswith(("FP", "BF")) else _TYPES[datatype]
         return np.array(flat, dtype).reshape(shape)
@@ -124,9 +126,11 @@ def _flat(data: Any, shape: tuple[int, ...], name: str) -> Sequence[Any]:
     return data
 
 
-def _only(kinds: set[type], allowed: set[type], what: str, name: str) -> None:
-    if kinds - allowed:
-        raise InvalidInput.at(f"{name}.data", f"{what} expected, got others too")
+def _only(flat: Sequence[Any], allowed: set[type], what: str, name: str, shape: tuple[int, ...]) -> None:
+    if set(map(type, flat)) - allowed:
+        wrong = next(place for place, value in enumerate(flat) if type(value) not in allowed)
+        row, *rest = (int(n) for n in np.unravel_index(wrong, shape))
+        raise InvalidInput.at(f"{name}[{row}]" + "".join(f"[{n}]" for n in rest), f"{what} expected")
 
 
 def _of_bytes(content: memoryview, datatype: str, shape: tuple[int, ...], name: str) -> NDArray[Any]:
@@ -157,6 +161,8 @@ def _elements(content: memoryview, count: int, name: str) -> list[bytes]:
         size = _LENGTH.unpack_from(content, at)[0] if end <= len(content) else len(content)
         if end + size > len(content):
             raise InvalidInput.at(name, f"its binary data end within element {len(found)}")
+        if len(found) == count:
+            raise InvalidInput.at(name, f"{count} elements expected for its shape, got more")
         found.append(bytes(content[end : end + size]))
         at = end + size
     if len(found) != count:
