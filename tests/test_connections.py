@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from service.api.quick import Quick
 from service.connection_limits import ConnectionLimits, overdue, too_slow
 from service.connections import Connection, Port, allow_files
 
@@ -82,7 +84,7 @@ def test_every_request_of_a_connection_hears_that_its_client_left() -> None:
 
     async def leave() -> None:
         loop, wire = asyncio.get_running_loop(), Wire()
-        port = Port("127.0.0.1", 0, LIMITS, lambda error: None)
+        port = Port("127.0.0.1", 0, LIMITS, lambda error: None, Mock(spec=Quick))
         config = Config(application, log_config=None, ws="none", interface="asgi3")
         connection = Connection(port, config, ServerState(), {}, loop)
         connection.connection_made(wire)
