@@ -10,6 +10,7 @@ from starlette.types import Receive
 from service.errors import Disconnected, Fault, InvalidOption, Overloaded, TooLarge, UnsupportedMediaType, cut
 
 JSON, NPY, NPZ = "application/json", "application/x-npy", "application/x-npz"
+EVENTS = "text/event-stream"
 # curl -d says form-urlencoded unless told otherwise; the body is read as JSON all the same
 _KINDS = {
     "": JSON, JSON: JSON, "text/json": JSON, "application/x-www-form-urlencoded": JSON, NPY: NPY, NPZ: NPZ,
@@ -102,19 +103,22 @@ def _read_as(content_type: bytes, content_encoding: bytes) -> str:
     return kind
 
 
-def answer_type(headers: Headers) -> str:
-    """How the answer is to be written: NPZ where that is asked for, else JSON. InvalidOption where only a stream of
-    events is accepted: there is none, and JSON would break its reader."""
+def answer_type(headers: Headers, streams: bool) -> str:
+    """How the answer is to be written: NPZ or EVENTS where that is asked for, else JSON. streams: whether there are
+    events. InvalidOption where nothing else is accepted and there are none: JSON would break their reader."""
     accepts = headers.get(b"accept")
-    return JSON if accepts is None else _written_as(accepts)
+    return JSON if accepts is None else _written_as(accepts, streams)
 
 
 @lru_cache(maxsize=64)
-def _written_as(accepts: bytes) -> str:
+def _written_as(accepts: bytes, streams: bool) -> str:
     accepted = {given.split(";")[0].strip().lower() for given in accepts.decode("latin-1").split(",")}
     if NPZ in accepted:
         return NPZ
-    if "text/event-stream" in accepted and not accepted & {JSON, "application/*", "*/*"}:
-        message = f"text/event-stream is not available in this version; {JSON} or {NPZ} expected"
-        raise InvalidOption(f"Accept: {message}", faults=[Fault("Accept", message)])
+    if EVENTS in accepted and JSON not in accepted:
+        if streams:
+            return EVENTS
+        if not accepted & {"application/*", "*/*"}:
+            message = f"a prediction is no stream of events; {JSON} or {NPZ} expected, got {EVENTS}"
+            raise InvalidOption(f"Accept: {message}", faults=[Fault("Accept", message)])
     return JSON

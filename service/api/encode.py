@@ -15,6 +15,7 @@ from service.scheduling import Answer, Job, Options
 from service.scheduling.job import Array, Stops
 
 NOT_CALIBRATED = "the model has no calibration"
+STILL_SAMPLED = "the row is still sampled"
 
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
@@ -118,9 +119,12 @@ def uncertainty_body(
         if labels is not None and task in ("classification", "multilabel"):
             index = int(row["mean"].argmax())
             row = {"label": labels[index], "index": index, **row}
+        row |= alike
         if answer.stops is not None:
             row = {**_own_values(row, answer.stops.samples[place]), **_stopped_row(answer.stops, place)}
-        rows.append({**row, **alike, "out_of_range": outside[place]})
+            if answer.stops.stopped[place] is None:
+                row["calibration_reason"] = STILL_SAMPLED
+        rows.append({**row, "out_of_range": outside[place]})
     return {**_head(model, options, answer, request_id), "predictions": rows}
 
 

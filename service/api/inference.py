@@ -13,10 +13,12 @@ from starlette.types import Receive, Scope, Send
 
 from service import events
 from service.api import arrays, decode, encode
-from service.api.bodies import JSON, NPY, NPZ, Bodies, Held, answer_type, media_type
+from service.api.bodies import EVENTS, JSON, NPY, NPZ, Bodies, Held, answer_type, media_type
 from service.api.context import Context, context_of
 from service.api.desk import Desk
+from service.api.event_stream import EventStream, Watched
 from service.api.note import note_of
+from service.api.refusals import refusal
 from service.api.rows import decode_rows
 from service.errors import Draining, ErrorbarError, MalformedBody
 from service.repository import ReadyModel, Repository
@@ -40,12 +42,18 @@ class Call:
     def __init__(self, scope: Scope, context: Context, model: ReadyModel, mode: Mode) -> None:
         """UnsupportedMediaType, InvalidOption, MalformedBody."""
         self.context, self.model, self.mode, self.key = context, model, mode, note_of(scope).key
-        self.given_as, self.answered_as = media_type(context.headers), answer_type(context.headers)
+        self.given_as = media_type(context.headers)
+        self.answered_as = answer_type(context.headers, streams=mode == "uncertainty")
         self.query = _query(scope["query_string"])
 
     def is_heavy(self, size: int) -> bool:
         """Whether a body of so many bytes takes long to decode."""
         return size > INLINE_BYTES or (self.given_as == JSON and bool(self.model.readers))
+
+    @property
+    def streams(self) -> bool:
+        """Whether it is answered by more than one answer."""
+        return self.answered_as == EVENTS
 
 
 class Inference:
@@ -61,10 +69,21 @@ class Inference:
     async def answer(
         self, scope: Scope, receive: Receive, send: Send, name: str, version: str | None, mode: Mode
     ) -> None:
-        """Sends the answer of that model; raises what is wrong."""
-        with Counted(self, scope, mode):
-            call = self.begun(scope, name, version, mode)
-            content = await self._answered(call, receive)
+        """Sends the answer of that model; raises what is wrong, where nothing was sent."""
+        stream: EventStream | None = None
+        try:
+            with Counted(self, scope, mode):
+                call = self.begun(scope, name, version, mode)
+                if call.streams:
+                    stream = EventStream(send)
+                    await self._stream(call, receive, stream)
+                    return
+                content = await self._answered(call, receive)
+        except ErrorbarError as e:
+            if stream is None or not stream.begun:
+                raise
+            await stream.end("error", bytes(refusal(scope, e).body))
+            return
         await send({"type": "http.response.start", "status": 200, "headers": [
             (b"content-type", TYPE_OF[call.answered_as]), (b"content-length", str(len(content)).encode())]})
         await send({"type": "http.response.body", "body": content})
@@ -90,16 +109,43 @@ class Inference:
     async def _answered(self, call: Call, receive: Receive) -> bytes:
         held = Held(self.bodies)
         try:
-            raw = await self.bodies.read(receive, call.context.headers, held)
-            decoded = partial(self.decoded, call, raw)
-            job, outside = await run_in_threadpool(decoded) if call.is_heavy(len(raw)) else decoded()
-            if call.model.readers:  # a few bytes may have become many
-                held.take(sum(tensor.nbytes for tensor in job.inputs.values()) - held.size)
-            del raw, decoded
+            job, outside = await self._read(call, receive, held)
             answer = await self.desk.answered(job, receive)
         finally:
             held.let_go()
         self.note(call.context, job, answer, outside)
+        return await self._written(call, job, answer, outside)
+
+    async def _stream(self, call: Call, receive: Receive, stream: EventStream) -> None:
+        """Sends the answers so far as they come, and the answer."""
+        held = Held(self.bodies)
+        try:
+            job, outside = await self._read(call, receive, held)
+            watched = Watched(asyncio.get_running_loop())
+            job = job.but(watcher=watched)
+            asked = self.desk.ask(job, watched.told, receive)
+            try:
+                async for so_far in watched.answers():
+                    await stream.send("progress", await self._written(call, job, so_far, outside))
+            finally:
+                self.desk.leave(asked)
+        finally:
+            held.let_go()
+        answer = watched.answer
+        self.note(call.context, job, answer, outside)
+        await stream.end("result", await self._written(call, job, answer, outside))
+
+    async def _read(self, call: Call, receive: Receive, held: Held) -> tuple[Job, Outside]:
+        """As `decoded`, of the body that comes."""
+        raw = await self.bodies.read(receive, call.context.headers, held)
+        decoded = partial(self.decoded, call, raw)
+        job, outside = await run_in_threadpool(decoded) if call.is_heavy(len(raw)) else decoded()
+        if call.model.readers:  # a few bytes may have become many
+            held.take(sum(tensor.nbytes for tensor in job.inputs.values()) - held.size)
+        return job, outside
+
+    async def _written(self, call: Call, job: Job, answer: Answer, outside: Outside) -> bytes:
+        """As `encoded`, off the event loop where it takes long."""
         encoded = partial(self.encoded, call, job, answer, outside)
         return await run_in_threadpool(encoded) if answer_is_heavy(job) else encoded()
 

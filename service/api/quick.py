@@ -79,7 +79,7 @@ class _Exchange:
                 self._send(turned_away(scope, refused, quick.observer))
                 return True
             self._call = call = inference.begun(scope, name, version, self._mode)
-            if call.is_heavy(len(body)):
+            if call.streams or call.is_heavy(len(body)):
                 return False
             self._held.take(len(body))
             self._job, self._outside = inference.decoded(call, body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -16,6 +16,7 @@ from service.sampling.kernels import Kernel, tiles
 from service.sampling.memory import in_cuts
 from service.sampling.options import Asked
 from service.sampling.outputs import finite
+from service.sampling.progress import all_finite
 from service.sampling.rows import part_of, row_count
 from service.sampling.running import PREFIX_BYTES, Runner
 from service.sampling.split import Split
@@ -37,17 +38,26 @@ def stopped(
     columns = math.prod(outputs.shape)
     group = max(1, min(PREFIX_BYTES // (4 * runner.general.split.prefix_width), SEEN_BYTES // (4 * samples * columns)))
 
-    count = row_count(rows)
+    count, follower = row_count(rows), asked.pace.follower
+    groups: list[StoppedRows] = []
 
-    def run(part: range) -> Work[StoppedRows]:
+    def answer(so_far: Sequence[StoppedRows]) -> StoppedUncertainty:
+        return StoppedUncertainty(so_far, outputs.shape, samples, rule.reason)
+
+    def told(group: Callable[[], StoppedRows]) -> None:
+        if follower is not None:
+            follower(lambda: all_finite(answer([*groups, group()])))
+
+    def run(part: range) -> Work[None]:
         some, here = part_of(rows, part), asked._replace(places=asked.places_of(part))
         watch = rule.watch(partial(predict, some), (samples, len(part), columns), device)
         draw = _drawing(runner, some, here, choose)
-        return until_settled(watch, outputs.task, samples, len(part), draw, asked.keep, device,
-                             lambda drawn: asked.pace.ends(drawn, part.stop / count))
+        groups.append((yield from until_settled(
+            watch, outputs.task, samples, len(part), draw, asked.keep, device,
+            lambda drawn: asked.pace.ends(drawn, part.stop / count), told)))
 
-    groups = yield from runner.room.through(count, group, run)
-    return StoppedUncertainty(groups, outputs.shape, samples, rule.reason)
+    yield from runner.room.through(count, group, run)
+    return answer(groups)
 
 
 def _drawing(

@@ -10,6 +10,7 @@ from service.sampling.kernels import Kernel, tiles
 from service.sampling.memory import Room, in_cuts
 from service.sampling.options import Asked
 from service.sampling.outputs import Checks, Outputs, SampleAccumulator
+from service.sampling.progress import Progress
 from service.sampling.rows import part_of, row_count
 from service.sampling.steps import Work
 from service.statistics import Method
@@ -31,17 +32,22 @@ class Runner:
         device = next(iter(rows.values())).device
         group = max(kernel.rows, roomy(PREFIX_BYTES, device) // (4 * kernel.split.prefix_width))
         checks, count = Checks(device), row_count(rows)
+        follower = asked.pace.follower
+        progress = None
+        if follower is not None and method != "closed_form":  # which has no samples on its way
+            progress = Progress(self.outputs, asked.design == "balanced", method, asked.samples, follower)
 
         def run(part: range) -> Work[list[SampleAccumulator]]:
             here = asked._replace(places=asked.places_of(part))
-            return self._group(part_of(rows, part), here, part.stop / count, kernel, method, checks)
+            return self._group(part_of(rows, part), here, part.stop / count, kernel, method, checks, progress)
 
         groups = yield from self.room.through(count, group, run)
         checks.settle()
         return [accumulator for accumulators in groups for accumulator in accumulators]
 
     def _group(
-        self, rows: Inputs, asked: Asked, share: float, kernel: Kernel, method: Method, checks: Checks
+        self, rows: Inputs, asked: Asked, share: float, kernel: Kernel, method: Method, checks: Checks,
+        progress: Progress | None,
     ) -> Work[list[SampleAccumulator]]:
         """share: of all rows of the request, those that are done with these."""
         room, read = self.room, self.outputs.read
@@ -52,18 +58,23 @@ class Runner:
         read_by_suffix = [kernel.split.prefix.forward(*part_of(rows, part).values()) for part in parts]
         balanced = asked.design == "balanced"
         accumulators = [self.outputs.accumulator(balanced, asked.keep, method) for _ in parts]
+        if progress is not None:
+            progress.begin(len(parts), last=share == 1)
 
         def run_chunk(first: int) -> Work[None]:  # what it makes of masks is gone before the next chunk makes its own
             draw = Draw(asked.design, asked.seed, first, min(size, asked.samples - first), asked.samples)
             shared = None if asked.independent else kernel.drawn(draw, None)
-            for part, given, accumulator in zip(parts, read_by_suffix, accumulators, strict=True):
+            for i, (part, given) in enumerate(zip(parts, read_by_suffix, strict=True)):
                 if part.start:
                     yield
                 room.using(most, at_once)
                 drawn = shared or kernel.drawn(draw, asked.places_of(part))
                 output = in_cuts(kernel, given, len(part), draw.samples, drawn, at_once)
                 values = output if kernel.normalised else read(output)
-                accumulator.add(values.reshape(draw.samples, len(part), -1))
+                values = values.reshape(draw.samples, len(part), -1)
+                accumulators[i].add(values)
+                if progress is not None:
+                    progress.add(i, values)
 
         for first in range(0, asked.samples, size):
             if first:
@@ -73,4 +84,6 @@ class Runner:
             yield from run_chunk(first)
         for accumulator in accumulators:
             checks.finished(accumulator)
+        if progress is not None:
+            progress.end()
         return accumulators

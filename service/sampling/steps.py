@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
-from service.statistics import BLOCK
+from service.statistics import BLOCK, Uncertainty
 
 T = TypeVar("T")
 LEAST_WHEN_CUT = 2 * BLOCK  # samples: with fewer there is no standard error
@@ -16,14 +16,19 @@ LEAST_WHEN_CUT = 2 * BLOCK  # samples: with fewer there is no standard error
 Work = Generator[None, None, T]
 """Gives way between its parts; what it returns is the result."""
 
+Follower = Callable[[Callable[[], Uncertainty]], None]
+"""Told after each block of samples how to learn what they say: of the first rows of the request only, where the others
+have no samples yet. What it is given holds until it returns."""
+
 
 class Pace(NamedTuple):
     """How work gives way. samples: that one part draws of each of its rows at most, in whole tens; None: as many as
     memory allows. cut: whether sampling is to end now with the samples there are, asked after each part once a row has
-    20 of them; it is told which share of all rows will have their answer then."""
+    20 of them; it is told which share of all rows will have their answer then. follower: of the samples, if anybody."""
 
     samples: int | None = None
     cut: Callable[[float], bool] | None = None
+    follower: Follower | None = None
 
     def at_most(self, samples: int) -> int:
         return samples if self.samples is None else min(samples, max(BLOCK, self.samples // BLOCK * BLOCK))

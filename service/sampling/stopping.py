@@ -110,20 +110,29 @@ def _fields(decide: Any) -> Mapping[str, Any]:
 def until_settled(
     watch: Watch, task: Task, samples: int, rows: int, draw: Callable[[int, int, Tensor], Work[Tensor]], keep: bool,
     device: torch.device, ends: Callable[[int], bool] = lambda drawn: False,
+    follower: Callable[[Callable[[], StoppedRows]], None] = lambda so_far: None,
 ) -> Work[StoppedRows]:
     """Draws samples of rows block by block; rows that the watch calls settled are not drawn again.
 
     draw: (first sample, most samples, places of the rows) to (samples, rows, columns), in whole blocks of 10 but for
-    the very last. ends: by how many samples there are, whether the rows that are not settled end with them. Holds what
-    it drew, rows × samples × columns float32, until all rows have stopped: the limits of a tolerance move with the
-    mean, and the statistics of a row are those of exactly its own samples.
+    the very last. ends: by how many samples there are, whether the rows that are not settled end with them. follower:
+    told after each block but the last how to learn what became of the rows so far. Holds what it drew, rows × samples
+    × columns float32, until all rows have stopped: the limits of a tolerance move with the mean, and the statistics of
+    a row are those of exactly its own samples.
     """
     seen = torch.empty(0)
     counts = torch.full((rows,), samples, device=device)
     sides, early = torch.zeros_like(counts), torch.zeros_like(counts, dtype=torch.bool)
     active, done = torch.arange(rows, device=device), 0
+
+    def so_far() -> StoppedRows:
+        now = counts.clone()
+        now[active] = done
+        return StoppedRows.of(seen, now, early, sides, task, keep=False)
+
     while done < samples and len(active):
         if done:
+            follower(so_far)
             yield
             if ends(done):
                 counts[active] = done

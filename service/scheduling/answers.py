@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -22,6 +23,15 @@ _NOTHING: NDArray[np.floating] = np.empty(0)
 
 def prediction(values: Tensor) -> Answer:
     return Answer({"values": values.cpu().numpy()})
+
+
+def so_far(task: Task, options: Options, result: Uncertainty) -> Answer:
+    """Of rows that are still sampled, without their samples and quantiles."""
+    answer = uncertainty(task, replace(options, quantiles=(), include_samples=False), result)
+    early = result.after_stopping
+    reasons = [reason if stopped else None for reason, stopped in zip(result.stopped, early, strict=True)]
+    return answer._replace(stops=Stops(
+        result.samples_per_row.tolist(), result.se_df_per_row, reasons, result.settled, early))
 
 
 def uncertainty(task: Task, options: Options, result: Uncertainty) -> Answer:
@@ -68,7 +78,7 @@ def sampled(jobs: Sequence[Job], answer: Answer) -> events.RowsSampled:
     at = (np.arange(rows), mean.argmax(1) if entropy is not None else np.zeros(rows, int))
     relative = std[at] / np.maximum(np.abs(mean[at]), np.finfo(np.float64).tiny)
     counts = [answer.samples] * rows if answer.stops is None else answer.stops.samples
-    reasons: Mapping[str, int] = {"samples": rows} if answer.stops is None else Counter(answer.stops.stopped)
+    reasons: Mapping[str, int] = {"samples": rows} if answer.stops is None else Counter(filter(None, answer.stops.stopped))
     return events.RowsSampled(
         jobs[0].model.name, _most_of_each(jobs, counts), sum(counts), reasons,
         _total(entropy, rows), _total(answer.arrays.get("mutual_information"), rows), relative,

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 
 _LEARNING_RATE = 0.2  # follows a machine whose speed drifts, not one slow batch
 _MOST_SURPRISE = 4.0  # times what was expected, that one batch may count for
+_STEADY = 4.0
 _ALL_OF_FIRST, _THEN_EVERY = 32, 16
 
 
@@ -17,6 +18,7 @@ class Costs:
     def __init__(self) -> None:
         self._seconds: defaultdict[Hashable, dict[int, float]] = defaultdict(dict)  # by kind, by size, a pass
         self._turns: Counter[Hashable] = Counter()
+        self._steady: dict[tuple[Hashable, int], float] = {}  # by kind and size, a pass
 
     def wants(self, kind: Hashable) -> bool:
         """Whether to measure what is about to run, where measuring has a cost: at first always, then now and then."""
@@ -31,6 +33,15 @@ class Costs:
             known[size] = seen
         else:
             known[size] = before + _LEARNING_RATE * (min(seen, _MOST_SURPRISE * before) - before)
+
+    def steady_s(self, kind: Hashable, passes: int) -> float:
+        """As `estimate_s`, and the same from one time to the next unless it is off by a factor of four: work that is
+        cut into parts by it is cut alike each time, and its answer has the same last bits."""
+        place, now = (kind, passes.bit_length()), self.estimate_s(kind, passes) / passes
+        before = self._steady.get(place, 0.0)
+        if not before / _STEADY <= now <= before * _STEADY:
+            before = self._steady[place] = now
+        return passes * before
 
     def estimate_s(self, kind: Hashable, passes: int) -> float:
         """0 where nothing is known of the kind."""

@@ -245,7 +245,8 @@ class Engine:
 
     def _is_small(self, job: Job, most_s: float) -> bool:
         cost_s = self._busy.estimate_s(job.kind, job.passes)
-        return 0 < cost_s <= most_s and job.model.engine != "eager" and job.model.device == "cpu"
+        model = job.model
+        return 0 < cost_s <= most_s and job.watcher is None and model.engine != "eager" and model.device == "cpu"
 
     def _handed_back(self) -> bool:
         """Whether somebody else has been told to run what is next."""
@@ -318,9 +319,10 @@ class Engine:
         job, step_s = ticket.job, STEP_S
         if job.partial:
             step_s = min(step_s, max(0.0, job.deadline - ANSWER_S - self._clock.now()) / 4)
-        if job.samples == 1 or ticket.cost_s <= 2 * step_s:
+        cost_s = self._costs.steady_s(job.kind, job.passes)
+        if job.samples == 1 or cost_s <= 2 * step_s:
             return None
-        return max(BLOCK, int(job.samples * step_s / ticket.cost_s))
+        return max(BLOCK, int(job.samples * step_s / cost_s))
 
     def _advance(self, run: Run) -> None:
         self._watch(run.tickets, run.cost_s)
@@ -339,9 +341,10 @@ class Engine:
             return
         with self._lock:
             self._admission.done(run.cost_s, self._clock.now())
-            self._costs.learn(run.kind, run.passes, run.spent_s)
-            if run.measured:
-                self._busy.learn(run.kind, run.passes, run.busy_s)
+            if not run.is_watched:  # whose answers on the way cost time of their own
+                self._costs.learn(run.kind, run.passes, run.spent_s)
+                if run.measured:
+                    self._busy.learn(run.kind, run.passes, run.busy_s)
         self._end(run.tickets)
         for ticket, answer in zip(run.tickets, answers, strict=True):
             _tell(ticket, answer)

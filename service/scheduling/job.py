@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,17 @@ class Options:
         return -(-self.samples // BLOCK) * BLOCK if self.design == "balanced" else self.samples
 
 
+class Watcher(Protocol):
+    """Who follows a job while its samples are drawn, on the thread that draws them; returns at once."""
+
+    def wants(self) -> bool:
+        """Whether to be shown the next answer: it costs time to make."""
+
+    def see(self, so_far: Answer) -> None:
+        """What the samples so far say of the job's rows, or of the first of them, where the others have no samples
+        yet. Without quantiles and samples."""
+
+
 class Job:
     """deadline: on the engine's clock, in seconds. priority: 0 to 9, higher first. partial: whether the answer is to
     come by the deadline with the samples there are. Not to be changed; all else follows from what it was made of:
@@ -76,14 +87,15 @@ class Job:
     """
 
     __slots__ = ("deadline", "inputs", "key", "kind", "method", "mode", "model", "options", "partial", "passes",
-                 "priority", "rows", "samples", "size")
+                 "priority", "rows", "samples", "size", "watcher")
 
     def __init__(
         self, model: ReadyModel, mode: Mode, inputs: Mapping[str, Tensor], deadline: float,
         options: Options | None = None, priority: int = DEFAULT_PRIORITY, partial: bool = False,
+        watcher: Watcher | None = None,
     ) -> None:
         self.model, self.mode, self.inputs, self.deadline = model, mode, inputs, deadline
-        self.options, self.priority, self.partial = options, priority, partial
+        self.options, self.priority, self.partial, self.watcher = options, priority, partial, watcher
         self.rows = next(iter(inputs.values())).shape[0]
         self.method: Method | None = None
         self.samples, stops = 1, False
@@ -104,8 +116,8 @@ class Job:
 
     @property
     def runs_alone(self) -> bool:
-        """Whether its samples depend on its deadline, which is nobody else's."""
-        return self.partial
+        """Whether its samples depend on its deadline, or are watched, which is nobody else's affair."""
+        return self.partial or self.watcher is not None
 
     def but(self, **changed: Any) -> Job:
         """The same with something else in place of what it was made of."""
@@ -113,16 +125,16 @@ class Job:
         return Job(**{**made_of, **changed})
 
 
-_MADE_OF = ("model", "mode", "inputs", "deadline", "options", "priority", "partial")
+_MADE_OF = ("model", "mode", "inputs", "deadline", "options", "priority", "partial", "watcher")
 
 
 @dataclass(frozen=True)
 class Stops:
-    """Where each row's sampling ended and why; lists over rows. See `Uncertainty`."""
+    """Where each row's sampling ended and why; lists over rows. See `Uncertainty`. stopped: None while it goes on."""
 
     samples: list[int]
     se_df: list[int | None]
-    stopped: list[StopReason]
+    stopped: Sequence[StopReason | None]
     settled: list[Side | None]
     after_stopping: list[bool]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from service import events
 from service.clock import Clock
 from service.repository import ReadyModel
 from service.sampling.steps import Pace, Steps
-from service.scheduling.answers import prediction, sampled, shared_out, uncertainty
-from service.scheduling.job import Answer
+from service.scheduling.answers import prediction, sampled, shared_out, so_far, uncertainty
+from service.scheduling.job import Answer, Options, Watcher
 from service.scheduling.queue import Order, Ticket
 from service.statistics import Uncertainty
 
@@ -49,6 +50,10 @@ class Run:
     def passes(self) -> int:
         """As they were expected, should no row stop early."""
         return sum(job.passes for job in self._jobs)
+
+    @property
+    def is_watched(self) -> bool:
+        return self._jobs[0].watcher is not None
 
     @property
     def cost_s(self) -> float:
@@ -99,12 +104,17 @@ class Run:
             inputs = tuple(torch.cat(parts) for parts in zip(*(job.tensors for job in self._jobs), strict=True))
         if options is None:
             return sampler.predicting(inputs)
+        watcher, cut = self._jobs[0].watcher, self._is_cut if self._jobs[0].partial else None
         return sampler.sampling(
             inputs, options.samples, options.seed, options.masks, options.design, options.keeps_samples,
             self._places() if options.masks == "independent" else 0, method=options.method,
             tolerance=options.tolerance, decide=options.decide,
-            pace=Pace(step_samples, self._is_cut if self._jobs[0].partial else None),
+            pace=Pace(step_samples, cut, None if watcher is None else partial(self._show, watcher, options)),
         )
+
+    def _show(self, watcher: Watcher, options: Options, found: Callable[[], Uncertainty]) -> None:
+        if watcher.wants():
+            watcher.see(so_far(self.model.manifest.task, options, found()))
 
     def _places(self) -> np.ndarray:
         """Of all rows, each in its own request."""

@@ -116,7 +116,8 @@ class Shadowing:
             if not comparable(job.model, model):
                 self._tell(route, {"failed": job.rows})
                 return
-            copy = job.but(model=model, deadline=self._engine.clock.now() + _PATIENCE_S, priority=LOWEST_PRIORITY)
+            copy = job.but(model=model, deadline=self._engine.clock.now() + _PATIENCE_S, priority=LOWEST_PRIORITY,
+                           watcher=None)
             answer = self._engine.submit(copy).result()
         except Overloaded:
             self._tell(route, {"skipped": job.rows})
