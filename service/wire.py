@@ -111,7 +111,9 @@ class UncertainPrediction(_Wire):
     )
     total_std: Numbers | float | None = None
     samples: int
-    stopped: Literal["samples", "tolerance", "decision", "deadline"]
+    stopped: Literal["samples", "tolerance", "decision", "deadline"] | None = Field(
+        description="Why the row has no more samples; null in an event of a stream while it is still sampled."
+    )
     settled: Literal["above", "below"] | None
     after_stopping: bool = Field(
         False, description="The row stopped on what its samples showed: its standard errors are optimistic."

@@ -78,7 +78,8 @@ def sampled(jobs: Sequence[Job], answer: Answer) -> events.RowsSampled:
     at = (np.arange(rows), mean.argmax(1) if entropy is not None else np.zeros(rows, int))
     relative = std[at] / np.maximum(np.abs(mean[at]), np.finfo(np.float64).tiny)
     counts = [answer.samples] * rows if answer.stops is None else answer.stops.samples
-    reasons: Mapping[str, int] = {"samples": rows} if answer.stops is None else Counter(filter(None, answer.stops.stopped))
+    stops = answer.stops
+    reasons: Mapping[str, int] = {"samples": rows} if stops is None else Counter(filter(None, stops.stopped))
     return events.RowsSampled(
         jobs[0].model.name, _most_of_each(jobs, counts), sum(counts), reasons,
         _total(entropy, rows), _total(answer.arrays.get("mutual_information"), rows), relative,

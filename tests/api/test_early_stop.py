@@ -152,7 +152,7 @@ def test_the_client_has_samples_and_sides_as_lists_over_rows(application) -> Non
     answer = client.uncertainty("flowers", ROWS, decide=QUICK)
     assert answer.samples.min() < 21 <= answer.samples.max()
     assert answer.stopped == ["decision" if side else "samples" for side in answer.settled]
-    assert answer.response.sampling.decide.above == 0.6
+    assert answer.sampling.decide.above == 0.6
     assert np.isnan(answer.std_se[answer.samples < 21]).all()
     assert np.isfinite(answer.std_se[answer.samples > 20]).all()
     assert np.isfinite(answer.mean).all()

@@ -246,9 +246,9 @@ def test_a_parameter_of_the_query_string_is_refused_not_ignored(client, query, w
     ("text/event-stream", 422), ("text/event-stream; q=1, text/html", 422), ("text/html", 200),
     ("text/event-stream, application/json", 200), ("text/event-stream, */*;q=0.1", 200),
 ])
-def test_who_takes_only_a_stream_of_events_is_refused(client, accept, status) -> None:
+def test_who_takes_only_a_stream_of_events_gets_no_prediction(client, accept, status) -> None:
     headers = {"Accept": accept}
-    answer = client.post("/v1/models/flowers:uncertainty", json={"instances": [FLOWER]}, headers=headers)
+    answer = client.post("/v1/models/flowers:predict", json={"instances": [FLOWER]}, headers=headers)
     assert answer.status_code == status
     assert status == 200 or answer.json()["code"] == "invalid_option"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -58,7 +59,7 @@ def test_there_is_an_event_after_each_block_of_samples(application) -> None:
 def test_there_is_news_in_every_event_of_a_long_request(application) -> None:
     counts = [body["predictions"][0]["samples"] for _, body in streamed(application, instances=ROWS, samples=5000)]
     assert counts == sorted(set(counts))
-    assert all(after <= before + max(10, before / 8) for before, after in zip(counts, counts[1:], strict=False))
+    assert all(after <= before + max(10, before / 8) for before, after in pairwise(counts))
     assert len(counts) < 60
 
 

@@ -13,31 +13,7 @@ import pytest
 
 from service.client import AsyncClient, Client
 from service.errors import ConnectionFailed, ErrorbarError, InvalidInput, ModelNotFound, Overloaded
-
-ROWS = np.array([[1.0, 12.0, 2.0], [3.0, 12.0, 2.0]])
-
-
-@pytest.fixture
-def client(application) -> Client:
-    return Client(transport=application._transport)
-
-
-def scripted(*answers: httpx.Response | Exception) -> tuple[Client, list[httpx.Request]]:
-    """A client whose server gives these answers in turn."""
-    queue, seen = list(answers), []
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        answer = queue.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return Client(transport=httpx.MockTransport(handle)), seen
-
-
-def refused(status: int, code: str, **headers: str) -> httpx.Response:
-    return httpx.Response(status, json={"code": code, "detail": "no", "status": status}, headers=headers)
+from tests.client.conftest import ROWS, refused, scripted
 
 
 def test_an_uncertainty_comes_as_arrays_rows_first(client) -> None:
@@ -46,7 +22,7 @@ def test_an_uncertainty_comes_as_arrays_rows_first(client) -> None:
     assert answer.entropy.shape == (2,)
     assert answer.std.max(1).min() > 0
     assert answer.out_of_range == [[], ["petal"]]
-    assert answer.response.sampling.seed == 1
+    assert answer.sampling.seed == 1
 
 
 def test_a_prediction_comes_with_labels(client) -> None:
@@ -112,8 +88,8 @@ def test_rows_that_are_no_numbers_are_refused_before_they_are_sent() -> None:
 
 def test_options_may_be_numpys(client) -> None:
     answer = client.uncertainty("flowers", ROWS, samples=np.int64(20), include_samples=np.bool_(True))
-    assert answer.response.sampling.samples == 20
-    assert answer.response.predictions[0].sample_values is not None
+    assert answer.sampling.samples == 20
+    assert answer.sample_values.shape == (2, 20, 2)
 
 
 @pytest.mark.parametrize("url", ["http://x:abc", "http://\x00", "http://[bad", "nowhere", "ftp://x"])
