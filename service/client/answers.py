@@ -183,8 +183,8 @@ def _column(rows: Sequence[wire.UncertainPrediction], name: str) -> Floats | Non
     longest = max(shapes, key=lambda shape: (len(shape), shape))
     found = np.full((len(rows), *longest), np.nan)
     for place, (value, shape) in enumerate(zip(filled, shapes, strict=True)):
-        # a row that stopped early has fewer samples
-        found[(place, *(slice(n) for n in shape))] = value
+        own: tuple[int | slice, ...] = (place, *map(slice, shape))  # a row that stopped early has fewer samples
+        found[own] = value
     return found
 
 

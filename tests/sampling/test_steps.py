@@ -26,6 +26,10 @@ def near(found: Tensor, expected: Tensor) -> None:
 
 @pytest.fixture(scope="module")
 def sampler() -> Sampler:
+    return classifier()
+
+
+def classifier() -> Sampler:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 16), nn.Tanh(), nn.Dropout(0.3),
                         nn.Linear(16, 3))
