@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 Numbers = list[Any]  # a number, or nested lists of numbers
 
@@ -235,3 +235,101 @@ class OpenInferenceProblem(Problem):
     """As it is told under /v2, in plain JSON. `error` is `detail`."""
 
     error: str
+
+
+Datatype = Literal["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32",
+                   "FP64", "BF16", "BYTES"]
+Parameters = dict[str, str | float | bool]
+
+
+class Live(_Wire):
+    live: bool
+
+
+class Ready(_Wire):
+    ready: bool
+
+
+class ServerMetadata(_Wire):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(_Wire):
+    name: str
+    datatype: Datatype
+    shape: list[int] = Field(description="-1 for the row axis, and for what the request decides.")
+    parameters: Parameters | None = Field(None, description="Of an output: its mode, and the option it depends on.")
+
+
+class ModelMetadata(_Wire):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ModelReady(_Wire):
+    name: str
+    ready: bool
+
+
+class InferInput(_Wire):
+    name: str
+    datatype: Datatype
+    shape: list[int] = Field(min_length=1, description="Rows first.")
+    parameters: dict[str, Any] | None = Field(
+        None, description="binary_data_size: so many bytes behind the JSON are the data.")
+    data: list[Any] | None = Field(None, description="Row-major, flat or nested as the shape says.")
+
+
+class RequestedOutput(_Wire):
+    name: str
+    parameters: dict[str, Any] | None = Field(
+        None, description="binary_data, true or false; classification: the k largest, as value:index:label.")
+
+
+class InferRequest(_Wire):
+    inputs: list[InferInput]
+    outputs: list[RequestedOutput] | None = Field(None, description="All of the mode where there is none.")
+    id: str | None = None
+    parameters: dict[str, Any] | None = Field(
+        None, description='mode, "predict" or "uncertainty"; the options of :uncertainty by their names; '
+        "binary_data_output; timeout, in microseconds.")
+
+
+class InferOutput(_Wire):
+    name: str
+    datatype: Datatype
+    shape: list[int]
+    data: list[Any] | None = None
+    parameters: Parameters | None = Field(
+        None, description="binary_data_size: so many bytes behind the JSON are the data.")
+
+
+class InferResponse(_Wire):
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: Parameters
+    outputs: list[InferOutput]
+
+
+class VersionEntry(_Wire):
+    name: str
+    version: str
+    state: Literal["LOADING", "READY", "UNAVAILABLE"]
+    reason: str
+    digest: str | None = Field(description="Of what answers.")
+    role: Literal["default", "canary", "shadow"] | None = Field(description="What requests it gets.")
+
+
+class VersionIndex(RootModel[list[VersionEntry]]):
+    """All versions there are."""
+
+
+class Versions(_Wire):
+    name: str
+    versions: list[VersionEntry]

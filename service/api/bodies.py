@@ -10,7 +10,7 @@ from starlette.types import Receive
 from service.errors import Disconnected, Fault, InvalidOption, Overloaded, TooLarge, UnsupportedMediaType, cut
 
 JSON, NPY, NPZ = "application/json", "application/x-npy", "application/x-npz"
-EVENTS = "text/event-stream"
+EVENTS, BINARY = "text/event-stream", "application/octet-stream"
 # curl -d says form-urlencoded unless told otherwise; the body is read as JSON all the same
 _KINDS = {
     "": JSON, JSON: JSON, "text/json": JSON, "application/x-www-form-urlencoded": JSON, NPY: NPY, NPZ: NPZ,

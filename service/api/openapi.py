@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import html
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from fastapi import FastAPI, Request
@@ -15,21 +16,49 @@ from starlette.routing import Route
 
 from service import wire
 from service.api.access import access
-from service.api.bodies import NPY, NPZ
+from service.api.bodies import BINARY, EVENTS, NPY, NPZ
 from service.api.note import note_of
+from service.api.open_inference.metadata import DATATYPES
 from service.repository import Input, Manifest
 from service.repository.inputs import ENCODED
 
 if TYPE_CHECKING:
     from service.api.app import Server
 
-_HOT: dict[str, tuple[str, type[BaseModel], type[BaseModel]]] = {
-    ":predict": ("Deterministic prediction", wire.PredictRequest, wire.PredictResponse),
-    ":uncertainty": ("Monte-Carlo dropout: mean, std and more", wire.UncertaintyRequest, wire.UncertaintyResponse),
+
+class _Inference(NamedTuple):
+    """A route of inference: a plain one, whose body no framework reads. takes and gives: media types beside JSON."""
+
+    tag: str
+    summary: str
+    request: type[BaseModel]
+    answer: type[BaseModel]
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+    example: Callable[[Manifest], dict[str, Any]]
+
+
+_INFERENCE = {
+    ":predict": _Inference("inference", "Deterministic prediction", wire.PredictRequest, wire.PredictResponse,
+                           (NPY, NPZ), (NPZ,), lambda manifest: example_request(manifest, uncertainty=False)),
+    ":uncertainty": _Inference("inference", "Monte-Carlo dropout: mean, std and more", wire.UncertaintyRequest,
+                               wire.UncertaintyResponse, (NPY, NPZ), (NPZ, EVENTS),
+                               lambda manifest: example_request(manifest, uncertainty=True)),
+    "/infer": _Inference("open inference", "Both modes, as parameters say, with JSON or binary tensors",
+                         wire.InferRequest, wire.InferResponse, (BINARY,), (BINARY,),
+                         lambda manifest: example_infer(manifest)),
 }
-_ARRAYS = {"schema": {"type": "string", "format": "binary"}}
-_CARDS: dict[str, type[BaseModel]] = {"/v1/models": wire.ModelList, "/v1/models/{name}": wire.ModelCard,
-          "/v1/models/{name}/versions/{version}": wire.ModelCard}
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+_OTHER = {EVENTS: {"schema": {"type": "string"}}}
+_ANSWERS: dict[str, type[BaseModel]] = {
+    "/v1/models": wire.ModelList, "/v1/models/{name}": wire.ModelCard,
+    "/v1/models/{name}/versions/{version}": wire.ModelCard, "/v2": wire.ServerMetadata,
+    "/v2/models/{name}": wire.ModelMetadata, "/v2/models/{name}/versions/{version}": wire.ModelMetadata,
+    "/v2/models/{name}/ready": wire.ModelReady, "/v2/models/{name}/versions/{version}/ready": wire.ModelReady,
+    "/healthz": wire.Live, "/v2/health/live": wire.Live, "/readyz": wire.Ready, "/v2/health/ready": wire.Ready,
+    "/v2/repository/index": wire.VersionIndex, "/v2/repository/models/{name}/load": wire.Versions,
+    "/v2/repository/models/{name}/unload": wire.Versions,
+}
 _EXPOSITIONS = ("text/plain", "application/openmetrics-text")
 _GREY_DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 _REF = "#/components/schemas/{model}"
@@ -45,7 +74,7 @@ def describe(app: FastAPI, state: Server) -> None:
         if kept and kept[0][0] is served:
             return kept[0][1]
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        document["paths"] = _hot_paths(app) | document["paths"]
+        document["paths"] = _inference_paths(app) | document["paths"]
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for path, item in document["paths"].items():
             for operation in item.values():
@@ -93,35 +122,39 @@ def _as_seen(document: dict[str, Any], request: Request) -> dict[str, Any]:
     return seen
 
 
-def _hot_paths(app: FastAPI) -> dict[str, Any]:
+def _inference_paths(app: FastAPI) -> dict[str, Any]:
     """Of the routes that FastAPI does not know: they are plain ones."""
     return {
         route.path_format: {"post": {
-            "tags": ["inference"], "summary": _HOT[suffix][0], "responses": {"200": {"description": "The answer"}},
+            "tags": [about.tag], "summary": about.summary, "responses": {"200": {"description": "The answer"}},
             "operationId": route.path_format.translate(str.maketrans("/{}:", "____")).strip("_"),
         }}
-        for route in app.routes if isinstance(route, Route)
-        for suffix in _HOT if route.path_format.endswith(suffix)
+        for route in app.routes if isinstance(route, Route) and (about := _inference(route.path_format)) is not None
     }
 
 
+def _inference(path: str) -> _Inference | None:
+    return next((about for suffix, about in _INFERENCE.items() if path.endswith(suffix)), None)
+
+
 def _describe_operation(path: str, operation: dict[str, Any], schemas: dict[str, Any], state: Server) -> None:
-    suffix = next((s for s in _HOT if path.endswith(s)), None)
-    answer: type[BaseModel] | None = _CARDS.get(path)
+    answered = operation["responses"]["200"]
+    answer = _ANSWERS.get(path)
     model = _example_model(state)
-    if suffix is not None:
-        _, request, answer = _HOT[suffix]
-        content: dict[str, Any] = {"schema": _reference(request, schemas)}
+    about = _inference(path)
+    if about is not None:
+        answer = about.answer
+        content: dict[str, Any] = {"schema": _reference(about.request, schemas)}
         if model is not None:
-            content["example"] = example_request(model[0], suffix == ":uncertainty")
+            content["example"] = about.example(model[0])
         operation["requestBody"] = {
-            "required": True, "content": {"application/json": content} | dict.fromkeys((NPY, NPZ), _ARRAYS)}
+            "required": True, "content": {"application/json": content} | dict.fromkeys(about.takes, _BYTES)}
     if answer is not None:
-        operation["responses"]["200"]["content"] = {"application/json": {"schema": _reference(answer, schemas)}}
-    if suffix is not None:
-        operation["responses"]["200"]["content"][NPZ] = _ARRAYS
+        answered["content"] = {"application/json": {"schema": _reference(answer, schemas)}}
+    if about is not None:
+        answered["content"] |= {kind: _OTHER.get(kind, _BYTES) for kind in about.gives}
     if path == "/metrics":
-        operation["responses"]["200"]["content"] = {kind: {"schema": {"type": "string"}} for kind in _EXPOSITIONS}
+        answered["content"] = {kind: {"schema": {"type": "string"}} for kind in _EXPOSITIONS}
     operation["responses"].pop("422", None)
     operation["responses"]["default"] = {
         "description": "An error (RFC 9457)",
@@ -154,12 +187,31 @@ def _example_model(state: Server) -> tuple[Manifest, str] | None:
 
 def example_request(manifest: Manifest, uncertainty: bool) -> dict[str, Any]:
     """A request that works: one row in the middle of its training range."""
+    row: Any = _example_row(manifest)
     if manifest.features is not None:
-        row: Any = {f.name: float(f"{(f.min + f.max) / 2:.4g}") for f in manifest.features}
-    else:
-        rows = {i.name: _example(i) for i in manifest.inputs}
-        row = rows if len(rows) > 1 else next(iter(rows.values()))
+        row = {f.name: value for f, value in zip(manifest.features, row[manifest.inputs[0].name], strict=True)}
+    elif len(row) == 1:
+        row = next(iter(row.values()))
     return {"instances": [row]} | ({"samples": 50, "seed": 0} if uncertainty else {})
+
+
+def example_infer(manifest: Manifest) -> dict[str, Any]:
+    """The same of the Open Inference Protocol, in the mode of uncertainty."""
+    inputs = []
+    for spec, value in zip(manifest.inputs, _example_row(manifest).values(), strict=True):
+        if isinstance(value, dict):
+            inputs.append({"name": spec.name, "datatype": "BYTES", "shape": [1], "data": [value[ENCODED]]})
+        else:
+            inputs.append({"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [1, *spec.shape],
+                           "data": [value]})
+    return {"inputs": inputs, "parameters": {"mode": "uncertainty", "samples": 50, "seed": 0}}
+
+
+def _example_row(manifest: Manifest) -> dict[str, Any]:
+    """By input; where there are features, in the middle of their ranges."""
+    if manifest.features is not None:
+        return {manifest.inputs[0].name: [float(f"{(f.min + f.max) / 2:.4g}") for f in manifest.features]}
+    return {spec.name: _example(spec) for spec in manifest.inputs}
 
 
 def _example(spec: Input) -> Any:

@@ -57,7 +57,7 @@ class Stage(ctypes.Structure):
 
 
 class Chain(ctypes.Structure):
-    """What `errorbar_dense_chain` reads."""
+    """What `errorbar_dense_chain` and `errorbar_tile_chain` read."""
 
     _fields_: ClassVar[Sequence[tuple[str, type]]] = [
         ("rows", _Int), ("samples", _Int), ("count", _Int), ("row_masks", _Int), ("softmax", _Int),
@@ -123,7 +123,7 @@ def library() -> ctypes.CDLL | None:
         logging.getLogger(__name__).warning(
             "%s was built of other sources than these, so torch does its work until it is built again", found.origin)
         return None
-    for name in ("masks", "moments", "dense_chain", "softmax", "information", "statistics", "channel_sums"):
+    for name in ("masks", "moments", "dense_chain", "tile_chain", "softmax", "information", "statistics", "channel_sums"):
         getattr(loaded, f"errorbar_{name}").argtypes = [ctypes.c_void_p, ctypes.c_int]
     return loaded
 

@@ -2,7 +2,7 @@
 #include <stdlib.h>
 
 #include "library.h"
-#include "vectors.h"
+#include "softmax.h"
 
 #define ENOUGH 4096 /* numbers that one thread takes no longer for than another takes to wake */
 
@@ -18,15 +18,7 @@ CLONES void errorbar_softmax_rows(const float *logits, int64_t rows, int64_t cla
     for (int64_t first = 0; first < rows; first += LANES, logits += LANES * classes, made += LANES * classes) {
         const int64_t count = rows - first < LANES ? rows - first : LANES;
         gathered(logits, count, classes, across);
-        v16 most = load(across), sum = all(0.0f);
-        for (int64_t j = 1; j < classes; j++) most = larger(load(across + j * LANES), most);
-        for (int64_t j = 0; j < classes; j++) {
-            const v16 x = exponential(load(across + j * LANES) - most);
-            store(across + j * LANES, x);
-            sum += x;
-        }
-        const v16 share = 1.0f / sum;
-        for (int64_t j = 0; j < classes; j++) store(across + j * LANES, load(across + j * LANES) * share);
+        normalise(across, classes);
         for (int64_t row = 0; row < count; row++)
             for (int64_t j = 0; j < classes; j++) made[row * classes + j] = across[j * LANES + row];
     }

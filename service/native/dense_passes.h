@@ -87,7 +87,7 @@ TARGET static void NAME(passes)(const struct chain *c, int64_t first, int64_t en
             int64_t counts[TOGETHER];
             for (int64_t i = 0; i < passes; i++) {
                 const int64_t pass = start + i, draw = c->row_masks ? pass : pass / c->rows;
-                read[i] = s ? value + i * room.stride : c->values + pass % c->rows * stage->in;
+                read[i] = s ? value + i * room.stride : (const float *)c->values + pass % c->rows * stage->in;
                 const uint16_t *keeps = stage->keeps + draw * stage->words;
                 counts[i] = NAME(active)(read[i], keeps, stage->in, s ? FLT_MAX : c->largest, room.place + i * room.stride);
                 bad[i] |= counts[i] < 0;

@@ -38,9 +38,13 @@ struct moments {
 void errorbar_moments(const struct moments *m, int threads);
 
 struct stage {
-    int64_t in, out, width, words; /* width: out, rounded up to vectors of 16; words: that hold the bits of a mask */
-    const float *weight;          /* panels of 64 outputs, then of 32 and 16, each (in, outputs); 0 beyond out */
-    const float *bias;            /* (width) */
+    int64_t in, out, width, words; /* words: that hold the bits of a mask */
+    /* errorbar_dense_chain: width is out, rounded up to vectors of 16, and weight has panels of 64 outputs, then of 32
+       and 16, each (in, outputs) of float32. errorbar_tile_chain: width is in, rounded up to tiles of 32, and weight has
+       tiles of 16 outputs, rounded up to 32, each (width / 32, 16, 32) of bfloat16; of the last stage it has panels of 16
+       outputs, each (in, 16) of float32. What is added to round up is 0. */
+    const void *weight;
+    const float *bias;            /* as many as outputs of weight */
     const uint16_t *keeps;        /* (samples or passes, words): bit i % 16 of word i / 16 says whether unit i stays */
     int64_t relu;
 };
@@ -50,13 +54,19 @@ struct chain {
     int64_t row_masks;            /* whether each row has masks of its own */
     int64_t softmax;              /* whether to give probabilities; out of the last stage is at most MOST_CLASSES then */
     float largest;                /* of values; where one is larger, a unit may overflow and the outputs are NaN */
-    const float *values;          /* (rows, in of the first stage) */
+    const void *values;           /* (rows, in of the first stage) of float32; for tiles (rows, its width) of bfloat16 */
     float *output;                /* (samples, rows, out of the last stage) */
     struct stage *stages;
 };
 
 /* Fills c->output. Returns 0, or 1 where memory ran out. */
 int errorbar_dense_chain(const struct chain *c, int threads);
+
+/* Whether this processor has matrix tiles for bfloat16, and this process may use them. */
+int errorbar_has_tiles(void);
+
+/* The same in bfloat16, for two stages or more, where errorbar_has_tiles() said yes. */
+int errorbar_tile_chain(const struct chain *c, int threads);
 
 struct classes {
     int64_t samples, rows, classes; /* at most MOST_CLASSES */

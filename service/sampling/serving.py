@@ -24,6 +24,7 @@ from service.sampling.plan import Plan
 from service.sampling.replayed import Replayed, with_replays
 from service.sampling.sites import Site
 from service.sampling.sparse import Sparse
+from service.sampling.tiled import Tiled
 from service.sampling.untimed import by_rule
 from service.statistics import BLOCK, Task
 
@@ -50,9 +51,10 @@ class Kernels:
             self.general = _general(plan, sites, bank, device)
         self.every: list[Kernel] = [self.general]
         if plan.chain is not None and plan.chain.bytes_per_sample * BLOCK <= MASKS_AT_ONCE_BYTES:
-            self.every += [kind(plan.chain, plan.split, sites, bank) for kind in (Thinned, Stacked)]
-        if plan.chain is not None and Sparse.fits(plan.chain, device, plan.dtype):
-            self.every.append(Sparse(plan.chain, plan.split, sites, bank, device, task == "classification"))
+            self.every += [cut(plan.chain, plan.split, sites, bank) for cut in (Thinned, Stacked)]
+        for kind in (Sparse, Tiled):
+            if plan.chain is not None and kind.fits(plan.chain, device, plan.dtype):
+                self.every.append(kind(plan.chain, plan.split, sites, bank, device, task == "classification"))
         if summed is not None:
             self.every.append(ChannelSums(summed, sites, bank, device))
         self._graphs, self._refused = graphs, ""

@@ -7,8 +7,8 @@ on what else runs, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from ctypes import addressof, byref
+from collections.abc import Callable, Sequence
+from ctypes import CDLL, addressof, byref
 from dataclasses import replace
 
 import numpy as np
@@ -22,15 +22,17 @@ from service.sampling.kernels import FoldedChain, Places
 from service.sampling.sites import Site
 from service.sampling.split import Split
 
-_LANES = 16
+LANES = 16
 _ROWS = 256
-_WORK = 64  # multiplications in the time of one number elsewhere; see `native.threads`
 
 
 class Sparse(FoldedChain):
     """Rows may have masks of their own."""
 
-    name = _purpose = "sparse"
+    name = "sparse"
+    _purpose = "sparse"
+    _dtype = torch.float32
+    _work_of_one = 64  # multiplications in the time of one number elsewhere; see `native.threads`
 
     def __init__(
         self, chain: DenseChain, split: Split, sites: Sequence[Site], bank: SeedBank, device: torch.device,
@@ -53,17 +55,16 @@ class Sparse(FoldedChain):
     def held(self) -> Sequence[Tensor]:
         return [*super().held, *self._kept]
 
-    @staticmethod
-    def fits(chain: DenseChain | None, device: torch.device, dtype: torch.dtype) -> bool:
+    @classmethod
+    def fits(cls, chain: DenseChain | None, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether such a chain can run so, here."""
         return (
-            chain is not None and device.type == "cpu" and dtype is torch.float32 and native.library() is not None
+            chain is not None and device.type == "cpu" and dtype is cls._dtype and native.library() is not None
             and all(stage.relu is not None for stage in chain.stages)
         )
 
     def run(self, values: Sequence[Tensor], rows: int, samples: int, drawn: Sequence[Tensor]) -> Tensor:
-        value, output = values[0].contiguous(), torch.empty(samples, rows, self._outputs)
-        native.check_float32(value)
+        value, output = self._readable(values[0]), torch.empty(samples, rows, self._outputs)
         for stage, keeps in zip(self._stages, drawn, strict=True):
             stage.keeps = keeps.data_ptr()
         chain = self._chain_of_stages
@@ -71,30 +72,46 @@ class Sparse(FoldedChain):
         chain.values, chain.output = value.data_ptr(), output.data_ptr()
         library = native.library()
         assert library is not None
-        if library.errorbar_dense_chain(byref(chain), native.threads(samples * rows * self._products // _WORK)):
+        if self._function(library)(byref(chain), native.threads(samples * rows * self._products // self._work_of_one)):
             raise MemoryError("not enough memory for a layer's values")
         return output
+
+    @staticmethod
+    def _function(library: CDLL) -> Callable[..., int]:
+        found: Callable[..., int] = library.errorbar_dense_chain
+        return found
+
+    def _readable(self, value: Tensor) -> Tensor:
+        """What the first site acts on, (rows, in), as the function reads it."""
+        native.check_float32(value)
+        return value.contiguous()
 
     def _made(self, site: Site, draw: Draw, places: Places) -> Tensor:
         """Sixteen bits a word, 1 where a unit stays: (samples, rows or none, words), int16."""
         keeps = super()._made(site, draw, places).numpy() != 0
-        words = np.zeros((*keeps.shape[:-1], _words(keeps.shape[-1])), np.int16)
+        made = np.zeros((*keeps.shape[:-1], words(keeps.shape[-1])), np.int16)
         packed = np.packbits(keeps, -1, "little")
-        words.view(np.uint8)[..., : packed.shape[-1]] = packed
-        return torch.from_numpy(words)
+        made.view(np.uint8)[..., : packed.shape[-1]] = packed
+        return torch.from_numpy(made)
 
     def _stage(self, stage: Stage) -> native.Stage:
         outputs, inputs = stage.weight.shape
-        width = -(-outputs // _LANES) * _LANES
+        width = up_to(outputs, LANES)
         weight, bias = torch.zeros(inputs, width), torch.zeros(width)
         weight[:, :outputs], bias[:outputs] = stage.weight.T / stage.keeps, stage.bias[:, 0]
-        sizes = [4 * _LANES] * (width // (4 * _LANES)) + [n * _LANES for n in (2, 1) if width // _LANES & n]
+        sizes = [4 * LANES] * (width // (4 * LANES)) + [n * LANES for n in (2, 1) if width // LANES & n]
         panels = torch.cat([panel.flatten() for panel in weight.split(sizes, 1)])
         self._kept += [panels, bias]
         return native.Stage(
-            inputs, outputs, width, _words(inputs), panels.data_ptr(), bias.data_ptr(), relu=bool(stage.relu)
+            inputs, outputs, width, words(inputs), panels.data_ptr(), bias.data_ptr(), relu=bool(stage.relu)
         )
 
 
-def _words(units: int) -> int:
-    return -(-units // _LANES)
+def words(units: int) -> int:
+    """That hold a bit a unit."""
+    return -(-units // LANES)
+
+
+def up_to(number: int, step: int) -> int:
+    """The next multiple of a step."""
+    return -(-number // step) * step

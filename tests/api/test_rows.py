@@ -7,133 +7,37 @@ import base64
 import io
 import re
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import torch
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.architectures.cnn import CNN
-from models.architectures.mlp import MLP
 from service.api import decode, inference
 from service.api.app import Server, create_app
 from service.api.openapi import example_request
 from service.api.rows import decode_rows
 from service.client import Client
-from service.clock import MonotonicClock
 from service.errors import InvalidInput, RequestError, UnservableModel
 from service.preprocessing.images import ImageReader
 from service.preprocessing.steps import ImageSteps
-from service.repository import ReadyModel, load_model, loader
-from service.settings import Settings
-from tests.api.networks import Judge, Witness
-from tests.conftest import CLASSIFIER, write_model
+from service.repository import ReadyModel, load_model
+from tests.api.mixed import BODY_BYTES, JUDGE, STEPS
+from tests.api.networks import Judge
+from tests.conftest import write_model
 from tests.preprocessing.files import noise, packed, png, saved, tokenizer
 
-PHOTO = """
-name = "photo"
-task = "classification"
-description = "What is in a photo."
-labels = ["cat", "dog"]
-[[inputs]]
-name = "image"
-dtype = "float32"
-shape = [3, 8, 8]
-[inputs.image]
-mode = "RGB"
-short_side = 10
-mean = [0.485, 0.456, 0.406]
-std = [0.229, 0.224, 0.225]
-[architecture]
-factory = "models.architectures.cnn:CNN"
-[architecture.arguments]
-image_channels = 3
-outputs = 2
-"""
-
-JUDGE = """
-name = "judge"
-task = "classification"
-description = "Is a text good or bad?"
-labels = ["bad", "good"]
-[[inputs]]
-name = "tokens"
-dtype = "int64"
-shape = [8]
-range = [0, 39]
-[inputs.text]
-mask = "mask"
-[[inputs]]
-name = "mask"
-dtype = "int64"
-shape = [8]
-range = [0, 1]
-[architecture]
-factory = "tests.api.networks:Judge"
-"""
-
-WITNESS = """
-name = "witness"
-task = "classification"
-description = "An image, what was said of it, and three numbers."
-labels = ["false", "true"]
-[[inputs]]
-name = "image"
-dtype = "float32"
-shape = [3, 8, 8]
-[inputs.image]
-mode = "RGB"
-[[inputs]]
-name = "tokens"
-dtype = "int64"
-shape = [8]
-range = [0, 39]
-[inputs.text]
-tokenizer = "said.tokenizer.json"
-[[inputs]]
-name = "numbers"
-dtype = "float32"
-shape = [3]
-[architecture]
-factory = "tests.api.networks:Witness"
-"""
-
-STEPS = ImageSteps("RGB", short_side=10, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 PNG, JPEG = png(noise(20, 15)), saved(noise(15, 30, seed=1), "JPEG")
-BODY_BYTES = 200_000
 LOADED: dict[str, ReadyModel] = {}
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("rows")
-    torch.manual_seed(0)
-    write_model(made, "photo", PHOTO, CNN(3, 8, outputs=2).eval())
-    tokenizer().save(str(write_model(made, "judge", JUDGE, Judge()) / "tokenizer.json"))
-    tokenizer().save(str(write_model(made, "witness", WITNESS, Witness()) / "said.tokenizer.json"))
-    write_model(made, "flowers", CLASSIFIER, MLP(3, (16, 8), 2, (0.5, 0.3)))
-    return made
-
-
-@pytest.fixture(scope="module", autouse=True)
-def trusted() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "TRUSTED_FACTORIES", ("models.architectures.", "tests.api."))
-        yield
-
-
-@pytest.fixture(scope="module")
-def server(root: Path) -> Server:
-    made = Server(Settings(models=root, device="cpu", body_bytes=BODY_BYTES), MonotonicClock())
-    made.load()
-    LOADED.update({name: made.repository.get(name) for name, _ in made.repository.versions})
-    return made
+def server(mixed: Server) -> Server:
+    LOADED.update({name: mixed.repository.get(name) for name, _ in mixed.repository.versions})
+    return mixed
 
 
 @pytest.fixture(scope="module")
@@ -378,19 +282,21 @@ def test_whatever_rows_come_they_become_right_tensors_or_a_refusal_with_a_place(
         assert str(found[spec.name].dtype) == f"torch.{spec.dtype}"
 
 
+@pytest.mark.usefixtures("mixed")
 @pytest.mark.parametrize(("model", "package", "module", "extra"), [
     ("photo", "PIL", "images", "images"), ("judge", "tokenizers", "texts", "text"),
 ])
 def test_a_model_whose_package_is_missing_is_refused_with_the_extra_to_install(
-    root, monkeypatch, model, package, module, extra
+    mixed_models, monkeypatch, model, package, module, extra
 ) -> None:
     monkeypatch.delitem(sys.modules, f"service.preprocessing.{module}")
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UnservableModel, match=re.escape(f"pip install 'errorbar[{extra}]'")):
-        load_model(root / model / "1")
-    assert load_model(root / "flowers" / "1").name == "flowers"
+        load_model(mixed_models / model / "1")
+    assert load_model(mixed_models / "flowers" / "1").name == "flowers"
 
 
+@pytest.mark.usefixtures("mixed")
 def test_a_model_whose_tokenizer_is_missing_or_too_large_for_its_range_is_refused(tmp_path) -> None:
     folder = write_model(tmp_path, "judge", JUDGE, Judge())
     with pytest.raises(UnservableModel, match=r"tokenizer\.json cannot be read: there is no such file"):

@@ -12,8 +12,8 @@ from models.architectures.cnn import CNN
 from models.architectures.mlp import MLP
 from service.cli import main
 from service.repository import loader
+from tests.api.mixed import JUDGE, WITNESS
 from tests.api.networks import Judge, Witness
-from tests.api.test_rows import JUDGE, WITNESS
 from tests.conftest import CLASSIFIER, write_model
 from tests.preprocessing.files import tokenizer
 

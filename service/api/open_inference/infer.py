@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from torch import Tensor
 
 from service.api import decode
-from service.api.bodies import Held
+from service.api.bodies import BINARY, JSON, Held
 from service.api.context import Context, context_of
 from service.api.inference import INLINE_BYTES, Counted, Inference, Outside, answer_is_heavy
 from service.api.note import note_of
@@ -82,9 +82,9 @@ class OpenInference:
             context.timings_s["encode"] = context.clock.now() - began
         headers = [(b"content-length", str(len(body)).encode()), *coding]
         if json_bytes is None:
-            headers.append((b"content-type", b"application/json"))
+            headers.append((b"content-type", JSON.encode()))
         else:
-            headers += [(b"content-type", b"application/octet-stream"),
+            headers += [(b"content-type", BINARY.encode()),
                         (b"inference-header-content-length", str(json_bytes).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -11,7 +11,7 @@ from service.scheduling.job import MODES, Mode
 
 _OF_CLASSES = ("entropy", "entropy_se", "expected_entropy", "mutual_information", "mutual_information_se",
                "variation_ratio")
-_DATATYPES = {"float32": "FP32", "int64": "INT64"}
+DATATYPES = {"float32": "FP32", "int64": "INT64"}
 Tensor = dict[str, Any]
 
 
@@ -36,7 +36,7 @@ def model_metadata(model: ReadyModel, versions: list[str]) -> dict[str, Any]:
 def _input(spec: Input) -> Tensor:
     if spec.text is not None or spec.image is not None:
         return {"name": spec.name, "datatype": "BYTES", "shape": [-1]}
-    return {"name": spec.name, "datatype": _DATATYPES[spec.dtype], "shape": [-1, *spec.shape]}
+    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [-1, *spec.shape]}
 
 
 def outputs_in(model: ReadyModel, mode: Mode) -> list[Tensor]:
