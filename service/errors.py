@@ -185,10 +185,10 @@ class ConnectionFailed(ErrorbarError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not known: ", did you mean 'x'?", or nothing if none is near. Nobody means a name of
+    """A hint for a name that is not known: " (did you mean 'x'?)", or nothing if none is near. Nobody means a name of
     more than 100 characters, and looking for its neighbours would take long."""
     found = get_close_matches(name, list(known), n=1, cutoff=0.6) if len(name) <= _LONGEST_NAME else []
-    return f", did you mean {found[0]!r}?" if found else ""
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def cut(text: str) -> str:

@@ -38,6 +38,16 @@ class Masks(ctypes.Structure):
     ]
 
 
+class Dither(ctypes.Structure):
+    """What `errorbar_dither` reads."""
+
+    _fields_: ClassVar[Sequence[tuple[str, type]]] = [
+        ("samples", _Int), ("rows", _Int), ("units", _Int), ("start", ctypes.c_uint32),
+        ("sample_step", ctypes.c_uint32), ("unit_step", ctypes.c_uint32), ("limit", ctypes.c_int32),
+        ("low", ctypes.c_uint32), ("high", ctypes.c_uint32), ("stays", _Pointer), ("made", _Pointer),
+    ]
+
+
 class Moments(ctypes.Structure):
     """What `errorbar_moments` reads."""
 
@@ -123,7 +133,7 @@ def library() -> ctypes.CDLL | None:
         logging.getLogger(__name__).warning(
             "%s was built of other sources than these, so torch does its work until it is built again", found.origin)
         return None
-    for name in ("masks", "moments", "dense_chain", "tile_chain", "softmax", "information", "statistics", "channel_sums"):
+    for name in ("masks", "dither", "moments", "dense_chain", "tile_chain", "softmax", "information", "statistics", "channel_sums"):
         getattr(loaded, f"errorbar_{name}").argtypes = [ctypes.c_void_p, ctypes.c_int]
     return loaded
 

@@ -27,6 +27,18 @@ struct masks {
 /* Fills m->made. */
 void errorbar_masks(const struct masks *m, int threads);
 
+struct dither {
+    int64_t samples, rows, units; /* of a row's mask */
+    uint32_t start, sample_step, unit_step; /* turns: of the first sample, and what each sample and each unit adds */
+    int32_t limit;                /* under which a unit that stays gets high */
+    uint32_t low, high;           /* bits of bfloat16 */
+    const int32_t *stays;         /* (samples, rows, units), not 0 where a unit stays */
+    uint16_t *made;               /* of that shape: 0, low or high */
+};
+
+/* Fills d->made; definitions: service/sampling/dithering.py. */
+void errorbar_dither(const struct dither *d, int threads);
+
 struct moments {
     int64_t samples, columns;
     int64_t blocks;               /* of the same size, whose samples depend on each other; 0: all are independent */

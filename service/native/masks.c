@@ -63,3 +63,19 @@ void errorbar_masks(const struct masks *m, int threads) {
         (m->balanced ? fill_balanced : fill_iid)(m, drawn, count, stride, made);
     }
 }
+
+CLONES static void dithered(const struct dither *d, uint32_t turn, int64_t run) {
+    const int32_t *stays = d->stays + run * d->units;
+    uint16_t *made = d->made + run * d->units;
+    for (int64_t i = 0; i < d->units; i++) {
+        const uint32_t scale = (int32_t)(turn + (uint32_t)i * d->unit_step) < d->limit ? d->high : d->low;
+        made[i] = (uint16_t)(stays[i] ? scale : 0);
+    }
+}
+
+void errorbar_dither(const struct dither *d, int threads) {
+    const int64_t runs = d->samples * d->rows;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t run = 0; run < runs; run++)
+        dithered(d, d->start + (uint32_t)(run / d->rows) * d->sample_step, run);
+}

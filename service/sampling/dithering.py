@@ -8,12 +8,14 @@ scale: over units and over samples. Which one it gets is a function of (sample, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ctypes import byref
 from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor
 
+from service import native
 from service.sampling.masks import Design, Places, multipliers
 
 # Fractions of 2³² whose multiples fill the circle evenly, however many there are: the golden section for units, and for
@@ -31,11 +33,28 @@ def bfloat16_multipliers(
     low, high, share = neighbours(scale)
     if low == high:
         return stays(low).bfloat16()
+    kept = stays(1.0)
+    if native.reads(kept):
+        return _natively(kept, prod(shape), first, low, high, share)
     turns = _turns(first, samples, SAMPLE_STEP, device).unsqueeze(1) + _turns(0, prod(shape), UNIT_STEP, device)
     upper, lower = (torch.full((), n, dtype=torch.bfloat16, device=device) for n in (high, low))
     scales = torch.where(turns < turn_limit(share), upper, lower)
     lead = () if rows is None else (1,)
-    return stays(1.0).bfloat16().mul_(scales.view(samples, *lead, *shape))
+    return kept.bfloat16().mul_(scales.view(samples, *lead, *shape))
+
+
+def _natively(kept: Tensor, units: int, first: int, low: float, high: float, share: float) -> Tensor:
+    """kept: (samples, …, units), not 0 where a unit stays."""
+    library = native.library()
+    assert library is not None
+    made = torch.empty_like(kept, dtype=torch.bfloat16)
+    samples = kept.shape[0]
+    bits = torch.tensor([low, high], dtype=torch.bfloat16).view(torch.uint16).tolist()
+    wanted = native.Dither(
+        samples, kept.numel() // (samples * units), units, first * SAMPLE_STEP % 2**32, SAMPLE_STEP, UNIT_STEP,
+        turn_limit(share), *bits, kept.data_ptr(), made.data_ptr())
+    library.errorbar_dither(byref(wanted), native.threads(kept.numel()))
+    return made
 
 
 def _turns(first: int, count: int, step: int, device: torch.device | None) -> Tensor:

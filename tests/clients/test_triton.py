@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.clients.conftest import ROWS, native
+from tests.open_inference.protocol import check_body, schema
 
 triton = pytest.importorskip("tritonclient.http")
 aio = pytest.importorskip("tritonclient.http.aio")
@@ -44,6 +45,9 @@ def test_the_server_its_models_and_their_repository_are_what_it_expects(client) 
     assert client.is_model_ready("flowers", "1")
     assert not client.is_model_ready("trees")
     assert client.get_server_metadata()["name"] == "errorbar"
+    check_body(client.get_server_metadata(), schema("server"))
+    check_body(client.get_model_metadata("flowers"), schema("model"))
+    check_body(client.get_model_repository_index(), schema("index"))
     assert client.get_model_metadata("flowers")["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]
     assert {entry["name"] for entry in client.get_model_repository_index()} >= {"flowers", "picture", "judge"}
     client.unload_model("picture")
@@ -66,6 +70,7 @@ def test_every_combination_of_input_output_and_content_type(client, url, binary_
     labels = [text.decode() if isinstance(text, bytes) else text for text in answer.as_numpy("label").tolist()]
     assert labels == [row["label"] for row in expected]
     assert answer.get_response()["id"] == "seven"
+    check_body(answer.get_response(), schema("infer" if output == "JSON" else "infer_binary"))
 
 
 def test_asyncio_gets_the_same(url) -> None:

@@ -128,7 +128,7 @@ def test_a_bad_row_is_named_by_its_line_and_column(flowers, tmp_path, name, cont
 @pytest.mark.parametrize(("arrays", "words"), [
     ({"x": np.ones((2, 4))}, "array 'x': rows of shape [3] expected, got [4]"),
     ({"petal": np.ones(2), "stem": np.ones(2), "leef": np.ones(2)},
-     "array 'leef' is not one of petal, stem, leaf, did you mean 'leaf'?"),
+     "array 'leef' is not one of petal, stem, leaf (did you mean 'leaf'?)"),
     ({"petal": np.ones(2), "stem": np.ones(2)}, "array 'leaf': missing"),
     ({"petal": np.ones(2), "stem": np.ones(3), "leaf": np.ones(2)}, "arrays of one length expected"),
     ({"petal": np.ones((2, 1)), "stem": np.ones(2), "leaf": np.ones(2)}, "array 'petal': a number a row expected"),

@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import requests
 import schemathesis
 from hypothesis import HealthCheck, given, seed, settings
@@ -53,8 +54,12 @@ def _run(strategy: st.SearchStrategy[Case], count: int, number: int, session: re
               report_multiple_bugs=False)
     @given(strategy, st.booleans())
     def one(case: Case, well_shaped: bool) -> None:
+        row = ROWS.get(str((case.path_parameters or {}).get("name")), [1.0])
         if well_shaped and isinstance(case.body, dict) and "instances" in case.body:
-            case.body["instances"] = [ROWS.get(str((case.path_parameters or {}).get("name")), [1.0])]
+            case.body["instances"] = [row]
+        if well_shaped and isinstance(case.body, dict) and "inputs" in case.body:
+            shape = [1, *np.shape(row)]
+            case.body |= {"inputs": [{"name": "x", "datatype": "FP32", "shape": shape, "data": [row]}], "outputs": []}
         _judge(case, session, findings)
 
     one()

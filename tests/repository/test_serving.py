@@ -35,7 +35,7 @@ def test_rules_are_read_with_their_defaults() -> None:
 
 
 @pytest.mark.parametrize(("text", "path", "words"), [
-    ('verison = "3"', "verison", "not a key of serving.toml, did you mean 'version'"),
+    ('verison = "3"', "verison", "not a key of serving.toml (did you mean 'version'"),
     ('version = "latest"', "version", "a whole number in quotes"),
     ("version = 3", "version", "a string expected"),
     ("[canary]\nshare = 0.1", "canary.version", "missing"),

@@ -1,10 +1,12 @@
 """bfloat16 by the manifest: the same masks, a measured bound, and a refusal where it is too coarse."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from models.architectures.mlp import MLP
+from service import native
 from service.errors import UnservableModel
 from service.sampling import Sampler, prepare
 from service.sampling import preparation as preparation_module
@@ -115,6 +117,19 @@ def test_multipliers_do_not_depend_on_chunks_or_rows() -> None:
     places = torch.arange(3).numpy()
     own = bfloat16_multipliers("balanced", 3, "site", 0.1, (9,), 0, 40, places)
     assert torch.equal(own[:, 2:], bfloat16_multipliers("balanced", 3, "site", 0.1, (9,), 0, 40, places[2:]))
+
+
+@pytest.mark.parametrize("places", [None, (0, 1, 5)])
+@pytest.mark.parametrize("design", ["balanced", "iid"])
+@pytest.mark.parametrize("shape", [(7,), (3, 5), ()])
+def test_multipliers_made_in_c_are_those_of_torch_bit_for_bit(monkeypatch, design, shape, places) -> None:
+    rows = None if places is None else np.array(places)
+    made = [bfloat16_multipliers(design, 2**40, "site", 0.1, shape, 90, 30, rows)]
+    monkeypatch.setattr(native, "library", lambda: None)
+    made.append(bfloat16_multipliers(design, 2**40, "site", 0.1, shape, 90, 30, rows))
+    assert made[0].dtype is made[1].dtype is torch.bfloat16
+    assert torch.equal(*made)
+    assert len(made[0].unique()) == 3  # dropped, and both neighbours
 
 
 def test_a_scale_that_is_a_bfloat16_number_has_no_neighbours() -> None:
