@@ -133,7 +133,8 @@ def library() -> ctypes.CDLL | None:
         logging.getLogger(__name__).warning(
             "%s was built of other sources than these, so torch does its work until it is built again", found.origin)
         return None
-    for name in ("masks", "dither", "moments", "dense_chain", "tile_chain", "softmax", "information", "statistics", "channel_sums"):
+    for name in ("masks", "dither", "moments", "dense_chain", "tile_chain", "softmax", "information", "statistics",
+                 "channel_sums"):
         getattr(loaded, f"errorbar_{name}").argtypes = [ctypes.c_void_p, ctypes.c_int]
     return loaded
 

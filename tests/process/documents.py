@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -55,15 +54,13 @@ def run(block: Block, url: str, folder: Path) -> str:
     return done.stdout
 
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 
 
 def same(printed: str, expected: str) -> bool:
     """Equal but for the digest (it covers the cards), white space, and a thousandth of each number."""
-    if expected.startswith("{"):
-        one, other = json.loads(printed), json.loads(expected)
-        one.pop("digest", None), other.pop("digest", None)
-        printed, expected = json.dumps(one), json.dumps(other)
+    printed, expected = (_DIGEST.sub("sha256:", text) for text in (printed, expected))
     numbers, wanted = ([float(n) for n in _NUMBER.findall(t)] for t in (printed, expected))
     words, wanted_words = (_NUMBER.sub("#", t).split() for t in (printed, expected))
     return words == wanted_words and numbers == pytest.approx(wanted, rel=1e-3)

@@ -12,7 +12,7 @@ import pytest
 from tests.process.conftest import ROOT
 from tests.process.documents import PAGES, README, blocks, check_blocks, same
 
-COMPARED = {"client": 5, "inputs": 1, "open-inference": 1, "operations": 2, "statistics": 1}
+COMPARED = {"client": 5, "inputs": 1, "open-inference": 1, "operations": 1, "statistics": 1}
 
 
 @pytest.mark.parametrize(("printed", "expected", "equal"), [

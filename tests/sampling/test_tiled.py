@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def lowered(*widths: int, rates: tuple[float, ...] = (0.5, 0.1, 0.3), relu: bool
     """A chain behind a layer of 12 inputs, in bfloat16 without the bound."""
     torch.manual_seed(6)
     layers: list[nn.Module] = [nn.Linear(12, widths[0]), nn.ReLU()]
-    for (before, after), p in zip(zip(widths, widths[1:], strict=False), rates, strict=False):
+    for (before, after), p in zip(pairwise(widths), rates, strict=False):
         layers += [nn.Dropout(p), nn.Linear(before, after), *([nn.ReLU()] if relu and after != widths[-1] else [])]
     return prepare(nn.Sequential(*layers).eval(), ROWS, task="regression").lowered(ROWS)
 
