@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -103,6 +104,9 @@ def _read_as(content_type: bytes, content_encoding: bytes) -> str:
     return kind
 
 
+_RULED_OUT = re.compile(r"q=0(\.0*)?")
+
+
 def answer_type(headers: Headers, streams: bool) -> str:
     """How the answer is to be written: NPZ or EVENTS where that is asked for, else JSON. streams: whether there are
     events. InvalidOption where nothing else is accepted and there are none: JSON would break their reader."""
@@ -112,7 +116,8 @@ def answer_type(headers: Headers, streams: bool) -> str:
 
 @lru_cache(maxsize=64)
 def _written_as(accepts: bytes, streams: bool) -> str:
-    accepted = {given.split(";")[0].strip().lower() for given in accepts.decode("latin-1").split(",")}
+    given = [part.replace(" ", "").lower().split(";") for part in accepts.decode("latin-1").split(",")]
+    accepted = {kind for kind, *parameters in given if not any(_RULED_OUT.fullmatch(p) for p in parameters)}
     if NPZ in accepted:
         return NPZ
     if EVENTS in accepted and JSON not in accepted:

@@ -35,14 +35,14 @@ _LONGEST_QUERY_VALUE = 2000
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def parse_body(body: bytes) -> dict[str, Any]:
-    """The request as it was sent. Of a key that stands twice in an object, the last counts."""
+def parse_body(body: bytes, field: str = "instances") -> dict[str, Any]:
+    """The request as it was sent. field: that it is to have. Of a key that stands twice in an object, the last counts."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as e:
         raise MalformedBody(f"the body is not JSON: {e}") from e
     if not isinstance(parsed, dict):
-        raise MalformedBody(f'an object {{"instances": [...]}} expected, got {_kind(parsed)}')
+        raise MalformedBody(f'an object {{"{field}": [...]}} expected, got {_kind(parsed)}')
     return parsed
 
 

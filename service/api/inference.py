@@ -20,7 +20,7 @@ from service.api.event_stream import EventStream, Watched
 from service.api.note import note_of
 from service.api.refusals import refusal
 from service.api.rows import decode_rows
-from service.errors import Draining, ErrorbarError, MalformedBody
+from service.errors import Draining, ErrorbarError, InvalidOption, MalformedBody
 from service.repository import ReadyModel, Repository
 from service.scheduling import Answer, Engine, Job, Limits, Options
 from service.scheduling.job import Mode
@@ -44,6 +44,8 @@ class Call:
         self.context, self.model, self.mode, self.key = context, model, mode, note_of(scope).key
         self.given_as = media_type(context.headers)
         self.answered_as = answer_type(context.headers, streams=mode == "uncertainty")
+        if self.streams and scope["http_version"] == "1.0":  # which has no body whose end is not known at its start
+            raise InvalidOption.at("Accept", f"{EVENTS} comes by HTTP/1.1, the request is of HTTP/1.0")
         self.query = _query(scope["query_string"])
 
     def is_heavy(self, size: int) -> bool:

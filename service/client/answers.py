@@ -86,7 +86,9 @@ def predicted(response: httpx.Response) -> Predicted:
     """ErrorbarError where it is not of the contract."""
     if _is_archive(response):
         arrays, head = _opened(response.content)
-        values = next(arrays[name] for name in _VALUES if name in arrays)
+        values = next((arrays[name] for name in _VALUES if name in arrays), None)
+        if values is None:
+            raise _not_of_the_contract("its archive has no values")
         rest = _parsed(wire.PredictResponse, {**head, "predictions": []})
         return Predicted(np.asarray(values, np.float64), _labels_at(arrays, head), head["out_of_range"], rest.model,
                          rest.version, rest.digest)
@@ -94,8 +96,10 @@ def predicted(response: httpx.Response) -> Predicted:
     rows = body.predictions
     if not rows:
         raise _not_of_the_contract("predictions")
-    first = next(n for n in _VALUES if getattr(rows[0], n) is not None)
-    return Predicted(np.array([getattr(r, first) for r in rows], np.float64), _labels(rows),
+    first = next((n for n in _VALUES if getattr(rows[0], n) is not None), None)
+    if first is None:
+        raise _not_of_the_contract("predictions")
+    return Predicted(_as_sent(np.array([getattr(r, first) for r in rows], np.float64)), _labels(rows),
                      [r.out_of_range for r in rows], body.model, body.version, body.digest)
 
 
@@ -128,6 +132,8 @@ def uncertain_of(body: Any, final: bool = True) -> Uncertain:
     if not rows:
         raise _not_of_the_contract("predictions")
     figures: dict[str, Any] = {name: _column(rows, name) for name in _FIGURES}
+    if (drawn := figures["sample_values"]) is not None:
+        figures["sample_values"] = _as_sent(drawn)
     return Uncertain(
         **figures, labels=_labels(rows), samples=np.array([r.samples for r in rows], np.int64),
         stopped=[r.stopped for r in rows], settled=[r.settled for r in rows],
@@ -140,12 +146,14 @@ def parsed(kind: type[T], response: httpx.Response) -> T:
     return _parsed(kind, _json(response))
 
 
-def refused(status: int, body: Any) -> ErrorbarError:
-    """The error that a server means. body: its JSON, None where it has none."""
+def refused(status: int, body: Any, retry_after_s: float | None = None) -> ErrorbarError:
+    """The error that a server means, with its code where it has no class. body: its JSON, None where it has none."""
     if not isinstance(body, dict) or "code" not in body:
         return ErrorbarError(f"the server answered {status}, and not as an Errorbar server does")
     faults = [Fault(f["path"], f["message"]) for f in body.get("errors") or []]
-    return _error_class(body["code"])(body.get("detail", ""), faults=faults)
+    error = _error_class(body["code"])(body.get("detail", ""), faults=faults, retry_after_s=retry_after_s)
+    error.code = body["code"]
+    return error
 
 
 def json_of(content: bytes | str) -> Any:
@@ -186,6 +194,11 @@ def _column(rows: Sequence[wire.UncertainPrediction], name: str) -> Floats | Non
         own: tuple[int | slice, ...] = (place, *map(slice, shape))  # a row that stopped early has fewer samples
         found[own] = value
     return found
+
+
+def _as_sent(values: Floats) -> Floats:
+    """Outputs of the network are float32, which JSON writes with as few digits as tell them apart."""
+    return values.astype(np.float32).astype(np.float64)
 
 
 def _is_archive(response: httpx.Response) -> bool:

@@ -17,7 +17,7 @@ from service import wire
 from service.client.answers import Decision, Predicted, Uncertain, json_of, parsed, predicted, refused, uncertain
 from service.client.events import Reader
 from service.client.requests import Call, Rows, address, count, infer
-from service.errors import ConnectionFailed
+from service.errors import ConnectionFailed, InvalidInput
 
 Verify = ssl.SSLContext | bool
 C = TypeVar("C", httpx.Client, httpx.AsyncClient)
@@ -28,21 +28,26 @@ _LONGEST_WAIT_S = 10.0
 _UNREACHED = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, RuntimeError)  # the last: it has been closed
 
 
-def _retry_after_s(response: httpx.Response, tries_left: int) -> float | None:
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """As the server says; None where it does not."""
+    try:
+        return float(response.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _wait_s(response: httpx.Response, tries_left: int) -> float | None:
     """Seconds to wait before another try; None where there is to be none."""
     if tries_left <= 0 or response.status_code not in _RETRIED:
         return None
-    try:
-        wait_s = float(response.headers["Retry-After"])
-    except (KeyError, ValueError):
-        return None
-    return wait_s if 0 <= wait_s <= _LONGEST_WAIT_S else None
+    wait_s = _retry_after_s(response)
+    return wait_s if wait_s is not None and 0 <= wait_s <= _LONGEST_WAIT_S else None
 
 
 def _check(response: httpx.Response) -> None:
     """Raises the error that the server means. Of a response that has been read."""
     if not response.is_success:
-        raise refused(response.status_code, json_of(response.content))
+        raise refused(response.status_code, json_of(response.content), _retry_after_s(response))
 
 
 def _unreached(error: Exception) -> ConnectionFailed:
@@ -57,6 +62,8 @@ def _decided(answer: Uncertain, count: int) -> list[Decision]:
 
 
 def _made(make: Callable[..., C], url: str, timeout_s: float, transport: Any, key: str | None, verify: Verify) -> C:
+    if key is not None and not key.isascii():
+        raise InvalidInput("an API key of ASCII characters expected")
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
         return make(base_url=url, timeout=timeout_s, transport=transport, headers=headers, verify=verify)
@@ -77,7 +84,7 @@ class Client:
     def __init__(self, url: str = "http://127.0.0.1:8080", timeout_s: float = 60.0, retries: int = 3,
                  transport: httpx.BaseTransport | None = None, key: str | None = None, verify: Verify = True) -> None:
         self._http = _made(httpx.Client, url, timeout_s, transport, key, verify)
-        self._retries = retries
+        self._retries = max(0, retries)
 
     def predict(self, model: str, rows: Rows, version: str | None = None, **options: Any) -> Predicted:
         """Deterministic prediction of rows (rows first)."""
@@ -97,9 +104,8 @@ class Client:
                 response.read()
             _check(response)
             reader = Reader(response)
-            for line in response.iter_lines():
-                if (answer := reader.take(line)) is not None:
-                    yield answer
+            for content in response.iter_bytes():
+                yield from reader.take(content)
             reader.check_ended()
 
     def decide(self, model: str, rows: Rows, version: str | None = None, **options: Any) -> list[Decision]:
@@ -150,7 +156,7 @@ class Client:
         try:
             for tries_left in range(self._retries, -1, -1):
                 with self._http.stream(call.method, call.path, content=call.body, headers=call.headers) as response:
-                    wait_s = _retry_after_s(response, tries_left)
+                    wait_s = _wait_s(response, tries_left)
                     if wait_s is None:
                         yield response
                         return
@@ -166,7 +172,7 @@ class AsyncClient:
                  transport: httpx.AsyncBaseTransport | None = None, key: str | None = None, verify: Verify = True,
                  ) -> None:
         self._http = _made(httpx.AsyncClient, url, timeout_s, transport, key, verify)
-        self._retries = retries
+        self._retries = max(0, retries)
 
     async def predict(self, model: str, rows: Rows, version: str | None = None, **options: Any) -> Predicted:
         return predicted(await self._call(infer(model, "predict", rows, version, options)))
@@ -183,8 +189,8 @@ class AsyncClient:
                 await response.aread()
             _check(response)
             reader = Reader(response)
-            async for line in response.aiter_lines():
-                if (answer := reader.take(line)) is not None:
+            async for content in response.aiter_bytes():
+                for answer in reader.take(content):
                     yield answer
             reader.check_ended()
 
@@ -232,7 +238,7 @@ class AsyncClient:
                 async with self._http.stream(
                     call.method, call.path, content=call.body, headers=call.headers
                 ) as response:
-                    wait_s = _retry_after_s(response, tries_left)
+                    wait_s = _wait_s(response, tries_left)
                     if wait_s is None:
                         yield response
                         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,27 +12,35 @@ from service.errors import ErrorbarError
 
 
 class Reader:
-    """Takes the lines of a stream and gives an answer for each event that is complete."""
+    """Takes the bytes of a stream and gives an answer for each event that is complete."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
-        self._fields: dict[str, str] = {}
+        self._fields: dict[bytes, bytes] = {}
+        self._begun = b""
         self.ended = False
         """Whether the last answer came."""
 
-    def take(self, line: str) -> Uncertain | None:
-        """Raises the error that the server means."""
+    def take(self, content: bytes) -> Iterator[Uncertain]:
+        """Raises the error that the server means. Lines end at a line feed: texts may have what Unicode calls an end
+        of a line."""
+        *lines, self._begun = (self._begun + content).split(b"\n")
+        for line in lines:
+            if (answer := self._line(line.removesuffix(b"\r"))) is not None:
+                yield answer
+
+    def _line(self, line: bytes) -> Uncertain | None:
         if line:
-            name, _, value = line.partition(":")
-            self._fields[name] = value.removeprefix(" ")
+            name, _, value = line.partition(b":")
+            self._fields[name] = value.removeprefix(b" ")
             return None
         fields, self._fields = self._fields, {}
-        if "data" not in fields:
+        if b"data" not in fields:
             return None
-        body: Any = json_of(fields["data"])
-        if fields.get("event") not in ("progress", "result"):
+        body: Any = json_of(fields[b"data"])
+        if fields.get(b"event") not in (b"progress", b"result"):
             raise refused(self._response.status_code, body)
-        self.ended = fields["event"] == "result"
+        self.ended = fields[b"event"] == b"result"
         return uncertain_of(body, final=self.ended)
 
     def check_ended(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,9 +39,16 @@ def infer(
     model: str, mode: str, rows: Rows, version: str | None, options: Mapping[str, Any], stream: bool = False
 ) -> Call:
     """InvalidInput where rows or options cannot be sent."""
-    path, plain = f"{address(model, version)}:{mode}", {name: _as_json(value) for name, value in options.items()}
+    try:
+        return _infer(f"{address(model, version)}:{mode}", rows, options, stream)
+    except RecursionError as e:
+        raise InvalidInput("rows and options that end expected, got lists or dicts too deep to be written") from e
+
+
+def _infer(path: str, rows: Rows, options: Mapping[str, Any], stream: bool) -> Call:
+    plain = {name: _as_json(value) for name, value in options.items()}
     arrays = _as_arrays(rows)
-    query = {name: _dumped(value) for name, value in plain.items()}
+    query = {name: _dumped(value, name) for name, value in plain.items()}
     if arrays is None or any(len(text) > _LONGEST_IN_QUERY for text in query.values()):
         kind, accept, body = JSON, JSON, _dumped({**plain, "instances": _as_json(rows)}).encode()
     else:
@@ -52,7 +60,7 @@ def infer(
 
 def address(model: str, version: str | None) -> str:
     versions = "" if version is None else f"/versions/{quote(str(version), safe='')}"
-    return f"/v1/models/{quote(model, safe='')}{versions}"
+    return f"/v1/models/{quote(str(model), safe='')}{versions}"
 
 
 def count(rows: Any) -> int:
@@ -78,14 +86,24 @@ def _as_arrays(rows: Rows) -> NDArray[Any] | dict[str, NDArray[Any]] | None:
 
 def _as_array(value: Any) -> NDArray[Any] | None:
     if hasattr(value, "detach"):  # a tensor of torch, which need not be here
-        tensor = value.detach().cpu()
-        try:
-            value = tensor.numpy()
-        except TypeError:  # a number that numpy does not have, such as bfloat16
-            value = tensor.float().numpy()
+        value = _of_tensor(value.detach().cpu())
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.is_masked(value):
+            raise InvalidInput("numbers expected, got a masked array; fill what is masked, or leave those rows out")
+        value = value.data
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
         return None
     return value if value.dtype.itemsize <= 8 else value.astype(np.float64)
+
+
+def _of_tensor(tensor: Any) -> Any:
+    try:
+        return tensor.numpy()
+    except (TypeError, RuntimeError):
+        try:
+            return (tensor.float() if tensor.is_floating_point() else tensor.resolve_conj()).numpy()  # as bfloat16
+        except (TypeError, RuntimeError) as e:
+            raise InvalidInput(f"a dense tensor of numbers expected: {e}") from e
 
 
 def _check_finite(arrays: NDArray[Any] | dict[str, NDArray[Any]]) -> None:
@@ -103,21 +121,24 @@ def _check_finite(arrays: NDArray[Any] | dict[str, NDArray[Any]]) -> None:
 
 def _archived(arrays: NDArray[Any] | dict[str, NDArray[Any]]) -> bytes:
     file = io.BytesIO()
-    if isinstance(arrays, dict):
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    else:
+    if not isinstance(arrays, dict):
         np.save(file, arrays, allow_pickle=False)
+        return file.getvalue()
+    with zipfile.ZipFile(file, "w") as archive:  # np.savez takes the names as arguments, among which are its own
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.save(entry, array, allow_pickle=False)
     return file.getvalue()
 
 
-def _dumped(value: Any) -> str:
+def _dumped(value: Any, path: str = "") -> str:
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except ValueError as e:
-        path = _first_not_finite(value)
-        if path is None:
+        wrong = _first_not_finite(value, path)
+        if wrong is None:
             raise InvalidInput(f"rows and options cannot be sent: {e}") from e
-        raise InvalidInput(f"{path}: {_NOT_FINITE}", faults=[Fault(path, _NOT_FINITE)]) from e
+        raise InvalidInput(f"{wrong}: {_NOT_FINITE}", faults=[Fault(wrong, _NOT_FINITE)]) from e
     except TypeError as e:
         raise InvalidInput(f"rows and options of numbers, strings, lists and dicts expected: {e}") from e
 

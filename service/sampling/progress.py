@@ -10,7 +10,7 @@ from torch import Tensor
 
 from service.errors import ModelFailed
 from service.sampling.outputs import NOT_FINITE, Outputs, SampleAccumulator
-from service.sampling.steps import Follower
+from service.sampling.steps import Follower, Work
 from service.statistics import BLOCK, Method, Uncertainty
 
 
@@ -31,17 +31,20 @@ class Progress:
         self._at_hand = [self._outputs.accumulator(self._balanced, False, self._method) for _ in range(parts)]
         self._last = last
 
-    def add(self, part: int, values: Tensor) -> None:
-        """Takes the next samples of a part. values: (samples, rows, columns)."""
+    def add(self, part: int, values: Tensor) -> Work[None]:
+        """Takes the next samples of a part, and gives way whenever it has told of some. values: (samples, rows,
+        columns)."""
         accumulator, *others = self._at_hand
         if others:
             self._at_hand[part].add(values)
             if part == len(others):
                 self._tell()
+                yield
             return
         for piece in _blocks(values, accumulator.samples):
             accumulator.add(piece)
             self._tell()
+            yield
 
     def end(self) -> None:
         """Those rows have all their samples."""

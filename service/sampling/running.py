@@ -74,7 +74,7 @@ class Runner:
                 values = values.reshape(draw.samples, len(part), -1)
                 accumulators[i].add(values)
                 if progress is not None:
-                    progress.add(i, values)
+                    yield from progress.add(i, values)
 
         for first in range(0, asked.samples, size):
             if first:

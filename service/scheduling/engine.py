@@ -31,6 +31,7 @@ log = logging.getLogger("errorbar")
 
 _PATIENCE = 20.0  # times its expected length that a part may take before it counts as hanging, where that is longer
 _COMPANY = 4.0  # times a small job's own cost, that it and others together may take: one by one they would take longer
+_WATCHED = 4.0  # times its plain cost, that a job is expected to take which is watched, until one was seen
 _MOST_RUNS = 4  # batches under way at once, which hold memory
 
 
@@ -51,6 +52,7 @@ class Engine:
         self._limits, self._clock, self._observe = limits or Limits(), clock or MonotonicClock(), observer
         self._queue, self._shares = Queue(), Shares()
         self._costs = Costs()  # seconds that pass
+        self._watched = Costs()  # the same of jobs that are watched: their answers on the way take longer than sampling
         self._busy = Costs()  # of a thread's own: what else the machine does makes no work longer. To ask for it costs
         # a tenth of a millisecond where the kernel is a sandbox's, so not every batch is asked
         self._runs: list[Run] = []
@@ -88,7 +90,7 @@ class Engine:
         and NotReady are raised at once, and nothing is computed. done: told the answer, or a DeadlineExceeded,
         ModelFailed or Draining; never for a ticket that was withdrawn. wake: False where the caller calls `run_small`.
         """
-        cost_s = self._costs.estimate_s(job.kind, job.passes)
+        cost_s = self._expected_s(job)
         with self._lock:
             now = self._clock.now()
             self._refuse_if_ending()
@@ -147,8 +149,15 @@ class Engine:
         future: Future[Answer] = Future()
         with self._lock:
             self._refuse_if_ending()
-            self._add(job, _told(future), self._clock.now(), self._costs.estimate_s(job.kind, job.passes))
+            self._add(job, _told(future), self._clock.now(), self._expected_s(job))
         return future
+
+    def _expected_s(self, job: Job) -> float:
+        """What a job takes by itself; 0 where nothing is known of its kind."""
+        plain_s = self._costs.estimate_s(job.kind, job.passes)
+        if job.watcher is None:
+            return plain_s
+        return self._watched.estimate_s(job.kind, job.passes) or _WATCHED * plain_s
 
     def run_small(self, most_s: float) -> bool:
         """Runs the next batch here and now, if the device is free and its first job is expected to take at most so long
@@ -341,10 +350,9 @@ class Engine:
             return
         with self._lock:
             self._admission.done(run.cost_s, self._clock.now())
-            if not run.is_watched:  # whose answers on the way cost time of their own
-                self._costs.learn(run.kind, run.passes, run.spent_s)
-                if run.measured:
-                    self._busy.learn(run.kind, run.passes, run.busy_s)
+            (self._watched if run.is_watched else self._costs).learn(run.kind, run.passes, run.spent_s)
+            if run.measured and not run.is_watched:
+                self._busy.learn(run.kind, run.passes, run.busy_s)
         self._end(run.tickets)
         for ticket, answer in zip(run.tickets, answers, strict=True):
             _tell(ticket, answer)

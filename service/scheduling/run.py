@@ -28,7 +28,7 @@ class Run:
         """step_samples: of a row in one part, at most; None where memory alone bounds it."""
         self.tickets, self._clock = tickets, clock
         self.started = clock.now()
-        self.spent_s = self._last_s = 0.0  # in all, and in the last part
+        self.spent_s = self._last_s = 0.0  # in all, and in the last part that sampled
         self.busy_s, self.measured = 0.0, False  # of a thread's own time, where that is measured
         self._jobs = [ticket.job for ticket in tickets]
         self._retries = self.model.sampler.out_of_memory_retries
@@ -65,8 +65,10 @@ class Run:
         try:
             return self._steps.step()
         finally:
-            self._last_s = self._clock.now() - started
-            self.spent_s += self._last_s
+            took_s = self._clock.now() - started
+            # of one that is watched, parts that sample take turns with parts that tell
+            self._last_s = max(took_s, self._last_s) if self.is_watched else took_s
+            self.spent_s += took_s
 
     def answers(self) -> tuple[list[Answer], list[events.Event]]:
         """Of a run that is done: an answer for each ticket, and what there is to count."""

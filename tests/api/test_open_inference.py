@@ -266,6 +266,21 @@ def test_bodies_may_be_compressed_within_the_limit(application, coding, pack) ->
     check_error(application.post(PATH, content=body, headers={"Content-Encoding": "br"}), 415, "unsupported_media_type")
 
 
+def test_gzip_may_come_in_a_few_members(application) -> None:
+    body = json.dumps({"inputs": [tensor()]}).encode()
+    headers = {"Content-Encoding": "gzip"}
+    two = gzip.compress(body[:50]) + gzip.compress(body[50:])
+    assert outputs(application.post(PATH, content=two, headers=headers))
+    many = gzip.compress(body) + gzip.compress(b"") * 200
+    check_error(application.post(PATH, content=many, headers=headers), 400, "malformed_body", "behind")
+
+
+def test_numbers_of_half_precision_are_rounded_to_it_and_no_larger_than_it_holds(application) -> None:
+    rounded = outputs(infer(application, tensor([[1.0, 12.0, 2.0004]], "FP16")))["probabilities"]
+    assert np.array_equal(rounded, outputs(infer(application, tensor([[1.0, 12.0, 2.0]])))["probabilities"])
+    check_error(infer(application, tensor([[1.0, 70000.0, 2.0]], "FP16")), 400, "invalid_input", "x", "FP16")
+
+
 def test_a_long_answer_in_json_is_compressed_for_who_asks(application) -> None:
     many = tensor(np.tile(ROWS, (500, 1)))
     plain = infer(application, many, headers={"Accept-Encoding": "identity"})
@@ -291,4 +306,5 @@ def test_a_request_of_the_native_route_is_told_what_is_missing(application, stat
     body = example_request(state.repository.get("flowers").manifest, uncertainty=False)
     check_error(application.post(PATH, json=body), 400, "invalid_input", "inputs")
     check_error(application.post(PATH, content=b"{"), 400, "malformed_body")
+    check_error(application.post(PATH, content=b"[]"), 400, "malformed_body", "inputs")
     check_error(application.post(PATH, content=b""), 400, "malformed_body")

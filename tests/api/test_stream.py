@@ -115,6 +115,8 @@ def test_what_is_refused_before_the_first_event_has_its_own_status(application, 
     ("text/event-stream", "text/event-stream"), ("text/event-stream, */*", "text/event-stream"),
     ("TEXT/Event-Stream;q=1", "text/event-stream"), ("application/json, text/event-stream", "application/json"),
     ("text/event-stream, application/x-npz", "application/x-npz"), ("*/*", "application/json"),
+    ("text/event-stream;q=0, */*", "application/json"), ("text/event-stream, application/json; q=0.0",
+                                                         "text/event-stream"),
 ])
 def test_a_stream_is_for_those_who_ask_for_nothing_else(application, accept, kind) -> None:
     answer = application.post(FLOWERS, json={"instances": ROWS}, headers={"Accept": accept})

@@ -117,3 +117,42 @@ def test_decide_accepts_by_arrays_only_where_the_server_says_so(decision, decide
     np.savez(file, **arrays)
     other, _ = scripted(httpx.Response(200, content=file.getvalue(), headers={"Content-Type": "application/x-npz"}))
     assert other.decide("flowers", ROWS) == decided
+
+
+def test_a_number_is_the_same_whichever_way_it_came(client) -> None:
+    options = {"include_samples": True, "samples": 30}
+    by_array, by_list = (client.uncertainty("flowers", rows, **options) for rows in (ROWS, ROWS.tolist()))
+    assert np.array_equal(by_array.sample_values, by_list.sample_values)
+    assert np.array_equal(client.predict("flowers", ROWS).values, client.predict("flowers", ROWS.tolist()).values)
+
+
+def test_what_is_masked_is_never_sent(client) -> None:
+    whole, hidden = np.ma.masked_array(ROWS, False), np.ma.masked_array(ROWS, ROWS > 10)
+    assert np.array_equal(client.predict("flowers", whole).values, client.predict("flowers", ROWS).values)
+    with pytest.raises(InvalidInput, match="masked"):
+        client.predict("flowers", hidden)
+
+
+@pytest.mark.parametrize("rows", [torch.eye(3).to_sparse(), torch.ones(2, 3).to(torch.complex64).conj()])
+def test_a_tensor_that_cannot_be_sent_is_told(client, rows) -> None:
+    with pytest.raises(InvalidInput):
+        client.predict("flowers", rows)
+
+
+def test_lists_that_never_end_are_told(client) -> None:
+    rows: list[object] = []
+    rows.append(rows)
+    with pytest.raises(InvalidInput, match="too deep"):
+        client.predict("flowers", rows)
+
+
+def test_an_input_may_have_any_name() -> None:
+    other, seen = scripted(refused(500, "model_failed"))
+    with pytest.raises(ErrorbarError):
+        other.predict("m", {"file": ROWS, "x": ROWS})
+    assert set(np.load(io.BytesIO(seen[0].content))) == {"file", "x"}
+
+
+def test_an_option_that_is_no_number_is_named(client) -> None:
+    with pytest.raises(InvalidInput, match="^tolerance: "):
+        client.uncertainty("flowers", ROWS, tolerance=float("nan"))

@@ -164,3 +164,38 @@ def test_the_async_client_gives_the_same_answers(client, application) -> None:
 def test_importing_the_client_needs_neither_torch_nor_fastapi() -> None:
     code = "import service.client, sys; sys.exit(bool({'torch', 'fastapi', 'starlette'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("code", "status"), [("internal_error", 500), ("not_found", 404), ("of_tomorrow", 418)])
+def test_a_code_is_kept_where_there_is_no_class_for_it(code, status) -> None:
+    client, _ = scripted(refused(status, code))
+    with pytest.raises(ErrorbarError) as told:
+        client.models()
+    assert told.value.code == code
+
+
+def test_an_error_says_when_to_try_again() -> None:
+    client, _ = scripted(refused(503, "not_ready", **{"Retry-After": "60"}))
+    with pytest.raises(ErrorbarError) as told:
+        client.models()
+    assert told.value.retry_after_s == 60
+
+
+def test_no_tries_at_all_are_one() -> None:
+    _, seen = scripted()
+    transport = httpx.MockTransport(lambda request: seen.append(request) or refused(429, "overloaded"))
+    with pytest.raises(ErrorbarError):
+        Client(transport=transport, retries=-1).models()
+    assert len(seen) == 1
+
+
+def test_a_key_that_no_header_can_carry_is_told() -> None:
+    with pytest.raises(InvalidInput, match="ASCII"):
+        Client(key="schlüssel")
+
+
+def test_a_prediction_without_values_is_no_answer() -> None:
+    body = {"model": "m", "version": "1", "digest": "d", "predictions": [{"label": "a"}]}
+    client, _ = scripted(httpx.Response(200, json=body))
+    with pytest.raises(ErrorbarError, match="contract"):
+        client.predict("m", [[1.0]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import aclosing
 
 import httpx
@@ -80,3 +81,12 @@ def test_the_async_client_streams_the_same(client, application) -> None:
     found = asyncio.run(follow())
     assert [int(answer.samples[0]) for answer in found] == [10, 20, 30, 40, 50, 60]
     assert np.array_equal(found[-1].mean, list(client.stream("flowers", ROWS, samples=60))[-1].mean)
+
+
+def test_a_label_may_have_what_unicode_calls_the_end_of_a_line(client) -> None:
+    plain = client._http.post("/v1/models/flowers:uncertainty", json={"instances": ROWS.tolist()}).json()
+    plain["predictions"][0]["label"] = "a\u2028b\u0085c"
+    event = f"event: result\ndata: {json.dumps(plain, ensure_ascii=False)}\n\n".encode()
+    other, _ = scripted(httpx.Response(200, content=event, headers={"Content-Type": "text/event-stream"}))
+    (answer,) = other.stream("flowers", ROWS)
+    assert answer.labels[0] == "a\u2028b\u0085c"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import httpx
 import numpy as np
@@ -59,3 +60,16 @@ def test_answers_come_while_samples_are_drawn(bundled, rows) -> None:
                 break
     assert counts[0][0] < counts[1][0] < counts[2][0] < LONG["samples"]
     assert counts[0][1] == len(rows)
+
+
+def test_what_has_no_body_of_unknown_length_gets_no_stream(bundled) -> None:
+    body = json.dumps({"instances": [[0.0] * 64]}).encode()
+    head = (f"POST /v1/models/digits:uncertainty HTTP/1.0\r\nAccept: text/event-stream\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n").encode()
+    url = httpx.URL(bundled.url)
+    assert url.port is not None
+    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+        connection.sendall(head + body)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert b" 422 " in answer.splitlines()[0]
+    assert b"HTTP/1.1" in answer.split(b"\r\n\r\n")[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,41 @@ def test_watched_jobs_run_alone_and_teach_no_costs(model) -> None:
     engine.drain()
     assert ran == [1, 1, 1, 1]
     assert engine._costs.estimate_s(job(model, samples=20).kind, 20) == 0
+
+
+def test_a_watched_job_is_expected_to_take_what_watched_ones_took(model) -> None:
+    engine = Engine()
+    plain = job(model, samples=20)
+    assert engine._expected_s(watched(model, Eye(), samples=20)) == 0
+    engine.submit(plain).result(30)
+    expected_s = engine._expected_s(plain)
+    assert engine._expected_s(watched(model, Eye(), samples=20)) == 4 * expected_s > 0
+    engine.submit(watched(model, Eye(), samples=20)).result(30)
+    assert engine._expected_s(watched(model, Eye(), samples=20)) not in (0, 4 * expected_s)
+    assert engine._expected_s(plain) == expected_s
+    engine.drain()
+
+
+def test_a_short_job_goes_between_two_answers_on_the_way(model) -> None:
+    engine = Engine()
+    engine.submit(job(model)).result(30)
+    engine.submit(watched(model, Eye(), samples=2000)).result(30)  # what both take is known from here on
+    short: list[Future[Answer]] = []
+    answered_at: list[int] = []
+
+    class Asking(Eye):
+        def see(self, so_far: Answer) -> None:
+            super().see(so_far)
+            if not short:
+                short.append(engine.submit(job(model)))
+            elif short[0].done() and not answered_at:
+                answered_at.append(len(self.seen))
+
+    eye = Asking()
+    engine.submit(watched(model, eye, samples=2000)).result(30)
+    assert answered_at
+    assert answered_at[0] < len(eye.seen) / 2
+    engine.drain()
 
 
 def test_an_eye_that_fails_fails_its_job_only(model) -> None:

@@ -12,6 +12,7 @@ from service.errors import MalformedBody, TooLarge, UnsupportedMediaType, cut
 
 _ANY_WRAPPER = zlib.MAX_WBITS | 32  # of gzip or of zlib, which is what HTTP calls deflate
 MOST_SHRUNK = 1032  # times, that deflate can make anything smaller
+_MEMBER, _MOST_MEMBERS = b"\x1f\x8b", 100  # of gzip there may be several, one behind the other
 _PAYS_BYTES = 16 << 10
 _FASTEST = 1
 
@@ -23,18 +24,24 @@ def decompressed(body: bytes, headers: Mapping[bytes, bytes], most_bytes: int) -
         return body
     if coding not in ("gzip", "x-gzip", "deflate"):
         raise UnsupportedMediaType(f"Content-Encoding gzip or deflate expected, got {cut(coding)!r}")
-    unpacker = zlib.decompressobj(_ANY_WRAPPER)
-    try:
-        found = unpacker.decompress(body, most_bytes + 1)
-    except zlib.error as e:
-        raise MalformedBody(f"the body is not {coding}: {e}") from e
-    if len(found) > most_bytes:
-        raise TooLarge(f"a body that unpacks to at most {most_bytes} bytes expected")
-    if not unpacker.eof:
-        raise MalformedBody(f"the body is {coding} that ends too soon")
-    if unpacker.unused_data:
+    parts, room, left = list[bytes](), most_bytes, body
+    for _ in range(_MOST_MEMBERS):
+        unpacker = zlib.decompressobj(_ANY_WRAPPER)
+        try:
+            parts.append(unpacker.decompress(left, room + 1))
+        except zlib.error as e:
+            raise MalformedBody(f"the body is not {coding}: {e}") from e
+        room -= len(parts[-1])
+        if room < 0:
+            raise TooLarge(f"a body that unpacks to at most {most_bytes} bytes expected")
+        if not unpacker.eof:
+            raise MalformedBody(f"the body is {coding} that ends too soon")
+        left = unpacker.unused_data
+        if not left.startswith(_MEMBER):
+            break
+    if left:
         raise MalformedBody(f"the body goes on behind its {coding}")
-    return found
+    return b"".join(parts)
 
 
 async def response_coding(

@@ -47,7 +47,7 @@ class InferRequest(NamedTuple):
 def read_request(body: bytes, headers: Mapping[bytes, bytes], most_rows: int) -> InferRequest:
     """A body, whose JSON may be followed by binary data. MalformedBody, TooLarge, InvalidInput, InvalidOption."""
     length = _header_length(headers, len(body))
-    payload = parse_body(body[:length] if length < len(body) else body)
+    payload = parse_body(body[:length] if length < len(body) else body, "inputs")
     binary = Binary(memoryview(body)[length:])
     inputs = dict(_inputs(payload.get("inputs"), binary, most_rows))
     binary.check_empty()

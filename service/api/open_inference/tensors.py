@@ -106,9 +106,14 @@ def _of_json(data: Any, datatype: str, shape: tuple[int, ...], name: str) -> NDA
     else:
         _only(flat, {int, float}, "a number", name, shape)
     try:
-        dtype = np.dtype(np.float64) if datatype.startswith(("FP", "BF")) else _TYPES[datatype]
-        return np.array(flat, dtype).reshape(shape)
-    except OverflowError as e:
+        if not datatype.startswith(("FP", "BF")):
+            return np.array(flat, _TYPES[datatype]).reshape(shape)
+        values = np.array(flat, np.float64).reshape(shape)
+        if datatype != "FP16":
+            return values
+        with np.errstate(over="raise"):
+            return values.astype(np.float16)
+    except (OverflowError, FloatingPointError) as e:
         raise InvalidInput.at(name, f"numbers that {datatype} can hold expected") from e
 
 
