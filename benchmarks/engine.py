@@ -3,9 +3,9 @@
 Network 512-256-128-10 with dropout 0.5 and 0.3, 50 samples, rows 1, 8, 32, 256, 1024. Timed in turn in one run: one
 deterministic pass; the usual loop (train mode, one pass a sample, softmax, mean and std); this engine with `mean` and
 `std` read, once with its bank of masks warm for 8 rotating seeds, once with a seed it has never seen, and once with
-its products in bfloat16 where the processor has instructions for that. 64 inputs rotate. A turn is eight calls. Medians over all of them; ratios are what to quote. "First of a turn" is the median of
-the engine's first call after the others' turns, with cold caches. `deterministic_flop_share` is the share of FLOPs
-before the first site.
+its products in bfloat16 where the processor has instructions for that. 64 inputs rotate. A turn is eight calls. Medians
+over all of them; ratios are what to quote. "First of a turn" is the median of the engine's first call after the others'
+turns, with cold caches. `deterministic_flop_share` is the share of FLOPs before the first site.
 """
 
 from __future__ import annotations

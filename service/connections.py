@@ -183,6 +183,7 @@ class Connection(HttpToolsProtocol):
         if route is None or not _is_small(scope) or cycle.waiting_for_100_continue or self.flow.write_paused:
             super()._start_asgi_task(cycle, app)
         elif cycle.more_body:
+            self._port.quick.arrived(scope)
             self._waiting = _Waiting(cycle, app, scope, route)
         else:
             self._answer(_Waiting(cycle, app, scope, route))

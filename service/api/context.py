@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.event_stream import STREAM, event
 from service.clock import Clock
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -66,12 +67,12 @@ class ContextMiddleware:
             await self._app(scope, receive, send)
             return
         context = begun(scope, self._clock)
-        started = False
+        started, streams = False, False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
+            nonlocal started, streams
             if message["type"] == "http.response.start":
-                started = True
+                started, streams = True, STREAM in message["headers"]
                 message["headers"] = [*message["headers"], *context.told()]
             await send(message)
 
@@ -79,6 +80,10 @@ class ContextMiddleware:
             await self._app(scope, receive, send_with_headers)
         except (Exception, asyncio.CancelledError) as e:
             response = self._last_resort(Request(scope), e)
-            if started:
+            if not started:
+                await response(scope, receive, send_with_headers)
+            elif streams:
+                body = event("error", bytes(response.body))
+                await send({"type": "http.response.body", "body": body, "more_body": False})
+            else:
                 raise
-            await response(scope, receive, send_with_headers)

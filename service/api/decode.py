@@ -36,7 +36,8 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def parse_body(body: bytes, field: str = "instances") -> dict[str, Any]:
-    """The request as it was sent. field: that it is to have. Of a key that stands twice in an object, the last counts."""
+    """The request as it was sent. field: that it is to have. Of a key that stands twice in an object, the last counts.
+    """
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as e:

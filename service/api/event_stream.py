@@ -15,10 +15,16 @@ from service.scheduling import Answer
 from service.scheduling.queue import Outcome
 
 _MOST_NUMBERS = 100_000  # in answers so far that wait for a client who reads slowly; then none are made for it
+STREAM = (b"content-type", b"text/event-stream")
 _HEADERS = [
-    (b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"),
+    STREAM, (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # proxies of the nginx kind would keep events back
 ]
+
+
+def event(name: str, data: bytes) -> bytes:
+    """data: in one line."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), data)
 
 
 class EventStream:
@@ -39,8 +45,7 @@ class EventStream:
         if not self.begun:
             self.begun = True
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        body = b"event: %s\ndata: %s\n\n" % (name.encode(), data)
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        await self._send({"type": "http.response.body", "body": event(name, data), "more_body": more})
 
 
 class Watched:

@@ -44,7 +44,7 @@ class Call:
         self.context, self.model, self.mode, self.key = context, model, mode, note_of(scope).key
         self.given_as = media_type(context.headers)
         self.answered_as = answer_type(context.headers, streams=mode == "uncertainty")
-        if self.streams and scope["http_version"] == "1.0":  # which has no body whose end is not known at its start
+        if self.streams and scope["http_version"] == "1.0":  # uvicorn would send chunks
             raise InvalidOption.at("Accept", f"{EVENTS} comes by HTTP/1.1, the request is of HTTP/1.0")
         self.query = _query(scope["query_string"])
 

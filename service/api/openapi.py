@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 class _Inference(NamedTuple):
-    """A route of inference: a plain one, whose body no framework reads. takes and gives: media types beside JSON."""
+    """A route of inference: a plain one, whose body no framework reads. takes and gives: media types beside JSON.
+    sampled: whether the example asks for the uncertainty."""
 
     tag: str
     summary: str
@@ -35,17 +36,18 @@ class _Inference(NamedTuple):
     answer: type[BaseModel]
     takes: tuple[str, ...]
     gives: tuple[str, ...]
+    sampled: bool
     example: Callable[[Manifest], dict[str, Any]]
 
 
 _INFERENCE = {
     ":predict": _Inference("inference", "Deterministic prediction", wire.PredictRequest, wire.PredictResponse,
-                           (NPY, NPZ), (NPZ,), lambda manifest: example_request(manifest, uncertainty=False)),
+                           (NPY, NPZ), (NPZ,), False, lambda manifest: example_request(manifest, uncertainty=False)),
     ":uncertainty": _Inference("inference", "Monte-Carlo dropout: mean, std and more", wire.UncertaintyRequest,
-                               wire.UncertaintyResponse, (NPY, NPZ), (NPZ, EVENTS),
+                               wire.UncertaintyResponse, (NPY, NPZ), (NPZ, EVENTS), True,
                                lambda manifest: example_request(manifest, uncertainty=True)),
     "/infer": _Inference("open inference", "Both modes, as parameters say, with JSON or binary tensors",
-                         wire.InferRequest, wire.InferResponse, (BINARY,), (BINARY,),
+                         wire.InferRequest, wire.InferResponse, (BINARY,), (BINARY,), True,
                          lambda manifest: example_infer(manifest)),
 }
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
@@ -140,8 +142,8 @@ def _inference(path: str) -> _Inference | None:
 def _describe_operation(path: str, operation: dict[str, Any], schemas: dict[str, Any], state: Server) -> None:
     answered = operation["responses"]["200"]
     answer = _ANSWERS.get(path)
-    model = _example_model(state)
     about = _inference(path)
+    model = _example_model(state, sampled=about is not None and about.sampled)
     if about is not None:
         answer = about.answer
         content: dict[str, Any] = {"schema": _reference(about.request, schemas)}
@@ -178,11 +180,13 @@ def _parameters(path: str, state: Server, model: tuple[Manifest, str] | None) ->
     return found
 
 
-def _example_model(state: Server) -> tuple[Manifest, str] | None:
+def _example_model(state: Server, sampled: bool) -> tuple[Manifest, str] | None:
+    """sampled: one that has an uncertainty to give."""
     if not state.ready:
         return None
-    ready = [entry.model for entry in state.repository.entries.values() if entry.model is not None]
-    return (ready[0].manifest, ready[0].version) if ready else None
+    ready = (entry.model for entry in state.repository.entries.values())
+    return next(((model.manifest, model.version) for model in ready
+                 if model is not None and (model.sampler.samples_something or not sampled)), None)
 
 
 def example_request(manifest: Manifest, uncertainty: bool) -> dict[str, Any]:
@@ -192,7 +196,7 @@ def example_request(manifest: Manifest, uncertainty: bool) -> dict[str, Any]:
         row = {f.name: value for f, value in zip(manifest.features, row[manifest.inputs[0].name], strict=True)}
     elif len(row) == 1:
         row = next(iter(row.values()))
-    return {"instances": [row]} | ({"samples": 50, "seed": 0} if uncertainty else {})
+    return {"instances": [row]} | (_example_options(manifest) if uncertainty else {})
 
 
 def example_infer(manifest: Manifest) -> dict[str, Any]:
@@ -204,7 +208,12 @@ def example_infer(manifest: Manifest) -> dict[str, Any]:
         else:
             inputs.append({"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [1, *spec.shape],
                            "data": [value]})
-    return {"inputs": inputs, "parameters": {"mode": "uncertainty", "samples": 50, "seed": 0}}
+    return {"inputs": inputs, "parameters": {"mode": "uncertainty", **_example_options(manifest)}}
+
+
+def _example_options(manifest: Manifest) -> dict[str, int]:
+    """The model's own, which one that is locked takes too."""
+    return {"samples": manifest.sampling.samples, "seed": manifest.sampling.seed}
 
 
 def _example_row(manifest: Manifest) -> dict[str, Any]:

@@ -47,6 +47,10 @@ class Quick:
         self.inference, self.clock, self.observer, self.gate, self.log = inference, clock, observer, gate, log
         self.last_resort, self.cut = last_resort, cut
 
+    def arrived(self, scope: Scope) -> None:
+        """The head of a request is here, from which its time counts; its body is to come."""
+        begun(scope, self.clock)
+
     def answer(self, scope: Scope, route: re.Match[str], body: bytes, reply: Reply) -> Leave | None:
         """Replies, at once or later; returns what to call should the client leave before. None, and no reply, where the
         request takes long to decode or its answer to encode: it goes through ASGI, with this scope."""

@@ -17,15 +17,17 @@ class Reader:
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self._fields: dict[bytes, bytes] = {}
-        self._begun = b""
+        self._begun = list[bytes]()  # of a line, in pieces
         self.ended = False
         """Whether the last answer came."""
 
     def take(self, content: bytes) -> Iterator[Uncertain]:
         """Raises the error that the server means. Lines end at a line feed: texts may have what Unicode calls an end
         of a line."""
-        *lines, self._begun = (self._begun + content).split(b"\n")
-        for line in lines:
+        first, *others = content.split(b"\n")
+        self._begun.append(first)
+        for other in others:
+            line, self._begun = b"".join(self._begun), [other]
             if (answer := self._line(line.removesuffix(b"\r"))) is not None:
                 yield answer
 

@@ -11,7 +11,7 @@ from service.scheduling.run import Run
 
 def answered(job: Job) -> Answer:
     """Unlike an engine's, the answer does not depend on how long its parts took, down to the last bit. ModelFailed."""
-    ticket = Queue().ticket(job, 0.0, 0.0, lambda outcome: None)
+    ticket = Queue().ticket(job, 0.0, 0.0, 0.0, lambda outcome: None)
     try:
         run = Run([ticket], MonotonicClock(), step_samples=None)
         while run.step():

@@ -22,8 +22,8 @@ from service.scheduling.costs import Costs
 from service.scheduling.job import Answer, Job, Options
 from service.scheduling.limits import Limits
 from service.scheduling.policy import BATCH_S, STEP_S, Shares, most_urgent
-from service.scheduling.queue import Outcome, Queue, Ticket
-from service.scheduling.run import ANSWER_S, Run
+from service.scheduling.queue import Outcome, Queue, Ticket, due
+from service.scheduling.run import Run, answer_s
 from service.scheduling.watchdog import Watchdog
 from service.statistics import BLOCK
 
@@ -90,7 +90,7 @@ class Engine:
         and NotReady are raised at once, and nothing is computed. done: told the answer, or a DeadlineExceeded,
         ModelFailed or Draining; never for a ticket that was withdrawn. wake: False where the caller calls `run_small`.
         """
-        cost_s = self._expected_s(job)
+        cost_s = self._costs.estimate_s(job.kind, job.passes)
         with self._lock:
             now = self._clock.now()
             self._refuse_if_ending()
@@ -149,15 +149,8 @@ class Engine:
         future: Future[Answer] = Future()
         with self._lock:
             self._refuse_if_ending()
-            self._add(job, _told(future), self._clock.now(), self._expected_s(job))
+            self._add(job, _told(future), self._clock.now(), self._costs.estimate_s(job.kind, job.passes))
         return future
-
-    def _expected_s(self, job: Job) -> float:
-        """What a job takes by itself; 0 where nothing is known of its kind."""
-        plain_s = self._costs.estimate_s(job.kind, job.passes)
-        if job.watcher is None:
-            return plain_s
-        return self._watched.estimate_s(job.kind, job.passes) or _WATCHED * plain_s
 
     def run_small(self, most_s: float) -> bool:
         """Runs the next batch here and now, if the device is free and its first job is expected to take at most so long
@@ -208,7 +201,7 @@ class Engine:
     def _add(
         self, job: Job, done: Callable[[Outcome], None], now: float, cost_s: float, wake: bool = True
     ) -> Ticket:
-        ticket = self._queue.ticket(job, now, cost_s, done)
+        ticket = self._queue.ticket(job, now, cost_s, self._due(job, now, cost_s), done)
         ticket.theirs = not wake
         self._queue.add(ticket)
         self._admission.joined(cost_s, now)
@@ -219,6 +212,13 @@ class Engine:
         if wake:
             self._call_thread()
         return ticket
+
+    def _due(self, job: Job, now: float, cost_s: float) -> float:
+        """For its place in the queue. One that is watched is not refused for its answers on the way, whose time nobody
+        knows before they were given, but it is not more urgent than what takes as long."""
+        if job.watcher is not None:
+            cost_s = self._watched.estimate_s(job.kind, job.passes) or _WATCHED * cost_s
+        return due(job, now, cost_s, self._admission.backlog_s)
 
     def _call_thread(self) -> None:
         self._called = True
@@ -327,7 +327,7 @@ class Engine:
         """Of each row in one part: what takes about as long as others may be made to wait."""
         job, step_s = ticket.job, STEP_S
         if job.partial:
-            step_s = min(step_s, max(0.0, job.deadline - ANSWER_S - self._clock.now()) / 4)
+            step_s = min(step_s, max(0.0, job.deadline - answer_s(job) - self._clock.now()) / 4)
         cost_s = self._costs.steady_s(job.kind, job.passes)
         if job.samples == 1 or cost_s <= 2 * step_s:
             return None

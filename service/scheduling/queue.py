@@ -13,6 +13,7 @@ from service.scheduling.job import Answer, Job
 Outcome = Answer | Exception
 STRETCH = 10.0
 """A job is due after ten times its own cost: short ones pass long ones, and none waits for ever."""
+_BUSY_S = 0.1  # of work before it, for which a job's time until it is due doubles
 
 Order = tuple[int, float, int]  # less is sooner
 
@@ -41,9 +42,10 @@ class Ticket:
         self.alone, self.key = True, id(self)
 
 
-def due(job: Job, now: float, cost_s: float) -> float:
-    """When a job is to be answered at the latest, for the order of the queue."""
-    return min(job.deadline, now + STRETCH * cost_s)
+def due(job: Job, now: float, cost_s: float, backlog_s: float) -> float:
+    """When a job is to be answered at the latest, for the order of the queue. backlog_s: of work before it. The more
+    there is the later it is due: if all that waits were overdue, it would go before whatever is new, however short."""
+    return min(job.deadline, now + STRETCH * cost_s * (1 + backlog_s / _BUSY_S))
 
 
 class Queue:
@@ -60,9 +62,9 @@ class Queue:
     def __len__(self) -> int:
         return self._waiting
 
-    def ticket(self, job: Job, now: float, cost_s: float, done: Callable[[Outcome], None]) -> Ticket:
+    def ticket(self, job: Job, now: float, cost_s: float, due_at: float, done: Callable[[Outcome], None]) -> Ticket:
         """Not yet in the queue."""
-        return Ticket(job, cost_s, now, done, (-job.priority, due(job, now, cost_s), next(self._sequence)))
+        return Ticket(job, cost_s, now, done, (-job.priority, due_at, next(self._sequence)))
 
     def add(self, ticket: Ticket) -> None:
         group = self._groups.get(ticket.key)

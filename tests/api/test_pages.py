@@ -1,6 +1,14 @@
 """Health, model list, card, contract and errors of the framework."""
 
 import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from models.architectures.mlp import MLP
+from service.api.app import Server, create_app
+from service.clock import MonotonicClock
+from service.settings import Settings
+from tests.conftest import CLASSIFIER, WITHOUT_DROPOUT, write_model
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v2/health/live"])
@@ -105,3 +113,20 @@ def test_the_contract_page_needs_no_other_address(client) -> None:
     assert "/v1/models/{name}:uncertainty" in page
     assert "<script" not in page
     assert "https://" not in page
+
+
+def test_an_example_of_uncertainty_is_of_a_model_that_has_one(tmp_path) -> None:
+    torch.manual_seed(0)
+    write_model(tmp_path, "almost", WITHOUT_DROPOUT.replace('"plain"', '"almost"'), MLP(2, (4,), 2, (0.0,)))
+    locked = CLASSIFIER + "\n[sampling]\nsamples = 30\nseed = 4\nlocked = true\n"
+    write_model(tmp_path, "flowers", locked, MLP(3, (16, 8), 2, (0.5, 0.3)))
+    server = Server(Settings(models=tmp_path, device="cpu"), MonotonicClock())
+    server.load()
+    client = TestClient(create_app(server.settings, state=server), raise_server_exceptions=False)
+    document = client.get("/openapi.json").json()
+    for path in ("/v1/models/{name}:predict", "/v1/models/{name}:uncertainty", "/v2/models/{name}/infer"):
+        operation = document["paths"][path]["post"]
+        name = operation["parameters"][0]["example"]
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        assert client.post(path.replace("{name}", name), json=example).status_code == 200
+        assert (name == "flowers") == ("predict" not in path)

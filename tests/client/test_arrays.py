@@ -154,5 +154,5 @@ def test_an_input_may_have_any_name() -> None:
 
 
 def test_an_option_that_is_no_number_is_named(client) -> None:
-    with pytest.raises(InvalidInput, match="^tolerance: "):
+    with pytest.raises(InvalidInput, match=r"^tolerance: "):
         client.uncertainty("flowers", ROWS, tolerance=float("nan"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.client import Client
-from tests.process.conftest import Running
+from tests.process.conftest import Running, served
 
 LONG = {"samples": 10_000, "design": "iid", "masks": "independent"}
 
@@ -62,7 +62,7 @@ def test_answers_come_while_samples_are_drawn(bundled, rows) -> None:
     assert counts[0][1] == len(rows)
 
 
-def test_what_has_no_body_of_unknown_length_gets_no_stream(bundled) -> None:
+def test_a_stream_is_refused_where_it_could_not_be_written(bundled) -> None:
     body = json.dumps({"instances": [[0.0] * 64]}).encode()
     head = (f"POST /v1/models/digits:uncertainty HTTP/1.0\r\nAccept: text/event-stream\r\n"
             f"Content-Length: {len(body)}\r\n\r\n").encode()
@@ -73,3 +73,19 @@ def test_what_has_no_body_of_unknown_length_gets_no_stream(bundled) -> None:
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert b" 422 " in answer.splitlines()[0]
     assert b"HTTP/1.1" in answer.split(b"\r\n\r\n")[1]
+
+
+def test_a_stream_that_the_servers_end_cuts_says_so(rows) -> None:
+    with served(grace_s="1") as server:
+        body = json.dumps({"instances": rows.tolist() * 20, **LONG, "samples": 500}).encode()
+        path = f"{server.url}/v1/models/digits:uncertainty"
+        with httpx.stream("POST", path, content=body, headers={"Accept": "text/event-stream"}, timeout=60) as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "event: progress"
+            server.process.terminate()
+            last = [line for line in lines if line][-2:]
+        assert last[0] == "event: error"
+        assert json.loads(last[1].removeprefix("data: "))["code"] == "draining"
+        assert server.process.wait(30) == 1
+        assert server.process.stderr is not None
+        assert "Traceback" not in server.process.stderr.read()

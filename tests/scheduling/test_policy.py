@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from service.repository import ReadyModel, load_model
 from service.scheduling.costs import Costs
 from service.scheduling.policy import Shares, most_urgent
-from service.scheduling.queue import STRETCH, Queue, Ticket
+from service.scheduling.queue import STRETCH, Queue, Ticket, due
 from tests.scheduling.jobs import job
 
 
@@ -27,8 +27,11 @@ def named(model: ReadyModel, name: str) -> ReadyModel:
     return replace(model, manifest=replace(model.manifest, name=name))
 
 
-def queued(queue: Queue, model: ReadyModel, now: float = 0.0, cost_s: float = 1.0, **options: Any) -> Ticket:
-    ticket = queue.ticket(job(model, **options), now, cost_s, lambda outcome: None)
+def queued(
+    queue: Queue, model: ReadyModel, now: float = 0.0, cost_s: float = 1.0, backlog_s: float = 0.0, **options: Any
+) -> Ticket:
+    one = job(model, **options)
+    ticket = queue.ticket(one, now, cost_s, due(one, now, cost_s, backlog_s), lambda outcome: None)
     queue.add(ticket)
     return ticket
 
@@ -58,12 +61,21 @@ def test_short_jobs_pass_long_ones_but_none_waits_for_ever(model) -> None:
     assert [t for batch in everything(queue) for t in batch] == [before, long, after]
 
 
+def test_short_jobs_pass_long_ones_that_have_waited_behind_many_of_their_kind(model) -> None:
+    queue = Queue()
+    long = [queued(queue, model, cost_s=0.2, backlog_s=0.2 * i) for i in range(40)]
+    for _ in range(20):
+        queue.take(long.pop(0), lambda rows, passes: False)
+    short = queued(queue, model, now=4.0, cost_s=0.001, backlog_s=4.0)
+    assert [t for batch in everything(queue) for t in batch] == [short, *long]
+
+
 def test_what_has_one_key_runs_together_and_nothing_else(model) -> None:
     queue = Queue()
     first, mate = queued(queue, model, samples=50), queued(queue, model, samples=50, rows=2)
     for other in ({"samples": 60}, {"samples": 50, "seed": 1}, {"samples": 50, "masks": "independent"}, {}):
         queued(queue, model, **other)
-    failed = queue.ticket(job(model, samples=50), 0.0, 1.0, lambda outcome: None)
+    failed = queue.ticket(job(model, samples=50), 0.0, 1.0, 10.0, lambda outcome: None)
     failed.set_apart()
     queue.add(failed)
     cut = queued(queue, model, samples=50, partial=True)

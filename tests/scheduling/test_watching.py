@@ -69,16 +69,17 @@ def test_watched_jobs_run_alone_and_teach_no_costs(model) -> None:
     assert engine._costs.estimate_s(job(model, samples=20).kind, 20) == 0
 
 
-def test_a_watched_job_is_expected_to_take_what_watched_ones_took(model) -> None:
+def test_a_watched_job_is_due_after_ten_times_what_watched_ones_took(model) -> None:
     engine = Engine()
     plain = job(model, samples=20)
-    assert engine._expected_s(watched(model, Eye(), samples=20)) == 0
+    followed = watched(model, Eye(), samples=20)
     engine.submit(plain).result(30)
-    expected_s = engine._expected_s(plain)
-    assert engine._expected_s(watched(model, Eye(), samples=20)) == 4 * expected_s > 0
-    engine.submit(watched(model, Eye(), samples=20)).result(30)
-    assert engine._expected_s(watched(model, Eye(), samples=20)) not in (0, 4 * expected_s)
-    assert engine._expected_s(plain) == expected_s
+    cost_s = engine._costs.estimate_s(plain.kind, plain.passes)
+    assert engine._due(plain, 7.0, cost_s) == 7 + 10 * cost_s > 7
+    assert engine._due(followed, 7.0, cost_s) == 7 + 40 * cost_s
+    engine.submit(followed).result(30)
+    took_s = engine._watched.estimate_s(plain.kind, plain.passes)
+    assert engine._due(followed, 7.0, cost_s) == 7 + 10 * took_s > 7
     engine.drain()
 
 
