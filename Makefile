@@ -1,6 +1,6 @@
 # `make serve` and `make test` make .venv and install what they need; when nothing changed they start at once.
 # Everything runs as .venv/bin/python -m NAME: it works in any folder, one with a space in its name too.
-.PHONY: serve test test-slow test-clients lint contract fuzz lock audit bench-engine bench-serving bench-loop bench-statistics bench-gpu bench-masks recipes clean
+.PHONY: serve test test-slow coverage test-clients lint contract fuzz lock audit bench-engine bench-serving bench-loop bench-statistics bench-gpu bench-masks recipes clean
 .NOTPARALLEL:
 
 modern = $(shell "$(1)" -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)
@@ -13,11 +13,15 @@ serve: .venv/.serve
 	exec .venv/bin/python -m service serve $(ARGS)
 
 test: .venv/.test
-	.venv/bin/python -m pytest -m "not slow" --cov=service --cov=models --cov-report=term $(ARGS)
+	.venv/bin/python -m pytest -m "not slow" $(ARGS)
 
-# What takes minutes: real servers under load, laws that need many samples.
+# Real servers that fail, end and are many, and models that are trained again.
 test-slow: .venv/.test
 	.venv/bin/python -m pytest -m slow $(ARGS)
+
+# All tests, twice as slow, and what of the code they ran.
+coverage: .venv/.test
+	.venv/bin/python -m pytest --cov=service --cov=models --cov-report=term $(ARGS)
 
 # The clients that people have, each against the real server; in a place of their own, where there is no torch.
 test-clients: .venv/.test .venv-clients/.ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from service.api.app import Server, create_app
 from service.cli import main
 from service.clock import MonotonicClock
 from service.settings import Settings
+
+
+def pytest_configure() -> None:
+    """A shell has what it starts in the background ignore Ctrl-C, and what the tests start would do so too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 CLASSIFIER = """
 name = "flowers"

@@ -37,17 +37,21 @@ class _Inference(NamedTuple):
     takes: tuple[str, ...]
     gives: tuple[str, ...]
     sampled: bool
+    description: str
     example: Callable[[Manifest], dict[str, Any]]
 
 
+_IN_QUERY = "The options are fields of the JSON; with an npy or npz body they stand in the query string."
 _INFERENCE = {
     ":predict": _Inference("inference", "Deterministic prediction", wire.PredictRequest, wire.PredictResponse,
-                           (NPY, NPZ), (NPZ,), False, lambda manifest: example_request(manifest, uncertainty=False)),
+                           (NPY, NPZ), (NPZ,), False, _IN_QUERY,
+                           lambda manifest: example_request(manifest, uncertainty=False)),
     ":uncertainty": _Inference("inference", "Monte-Carlo dropout: mean, std and more", wire.UncertaintyRequest,
-                               wire.UncertaintyResponse, (NPY, NPZ), (NPZ, EVENTS), True,
+                               wire.UncertaintyResponse, (NPY, NPZ), (NPZ, EVENTS), True, _IN_QUERY,
                                lambda manifest: example_request(manifest, uncertainty=True)),
     "/infer": _Inference("open inference", "Both modes, as parameters say, with JSON or binary tensors",
                          wire.InferRequest, wire.InferResponse, (BINARY,), (BINARY,), True,
+                         "Inference-Header-Content-Length says how long the JSON is that binary data follow.",
                          lambda manifest: example_infer(manifest)),
 }
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
@@ -129,6 +133,7 @@ def _inference_paths(app: FastAPI) -> dict[str, Any]:
     return {
         route.path_format: {"post": {
             "tags": [about.tag], "summary": about.summary, "responses": {"200": {"description": "The answer"}},
+            "description": about.description,
             "operationId": route.path_format.translate(str.maketrans("/{}:", "____")).strip("_"),
         }}
         for route in app.routes if isinstance(route, Route) and (about := _inference(route.path_format)) is not None

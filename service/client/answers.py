@@ -150,7 +150,10 @@ def refused(status: int, body: Any, retry_after_s: float | None = None) -> Error
     """The error that a server means, with its code where it has no class. body: its JSON, None where it has none."""
     if not isinstance(body, dict) or "code" not in body:
         return ErrorbarError(f"the server answered {status}, and not as an Errorbar server does")
-    faults = [Fault(f["path"], f["message"]) for f in body.get("errors") or []]
+    try:
+        faults = [Fault(f["path"], f["message"]) for f in body.get("errors") or []]
+    except (KeyError, TypeError):
+        faults = []
     error = _error_class(body["code"])(body.get("detail", ""), faults=faults, retry_after_s=retry_after_s)
     error.code = body["code"]
     return error
@@ -160,7 +163,7 @@ def json_of(content: bytes | str) -> Any:
     """None where it is none."""
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -25,6 +25,7 @@ C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 log = logging.getLogger("errorbar.client")
 _RETRIED = {429, 503}  # nothing was computed
 _LONGEST_WAIT_S = 10.0
+_LIMITS = httpx.Limits(keepalive_expiry=3.0)  # seconds; servers close connections that are idle for five
 _UNREACHED = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, RuntimeError)  # the last: it has been closed
 
 
@@ -66,7 +67,8 @@ def _made(make: Callable[..., C], url: str, timeout_s: float, transport: Any, ke
         raise InvalidInput("an API key of ASCII characters expected")
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
-        return make(base_url=url, timeout=timeout_s, transport=transport, headers=headers, verify=verify)
+        return make(base_url=url, timeout=timeout_s, transport=transport, headers=headers, verify=verify,
+                    limits=_LIMITS)
     except (httpx.InvalidURL, TypeError, ValueError) as e:
         raise ConnectionFailed(f"{url!r} is not the address of a server: {e}") from e
 

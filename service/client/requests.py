@@ -46,6 +46,8 @@ def infer(
 
 
 def _infer(path: str, rows: Rows, options: Mapping[str, Any], stream: bool) -> Call:
+    if "instances" in options:
+        raise InvalidInput("instances: an option of another name expected; the rows are given as `rows`")
     plain = {name: _as_json(value) for name, value in options.items()}
     arrays = _as_arrays(rows)
     query = {name: _dumped(value, name) for name, value in plain.items()}
@@ -102,7 +104,7 @@ def _of_tensor(tensor: Any) -> Any:
     except (TypeError, RuntimeError):
         try:
             return (tensor.float() if tensor.is_floating_point() else tensor.resolve_conj()).numpy()  # as bfloat16
-        except (TypeError, RuntimeError) as e:
+        except (TypeError, RuntimeError) as e:  # the latter where it has no values, as on the device "meta"
             raise InvalidInput(f"a dense tensor of numbers expected: {e}") from e
 
 

@@ -349,7 +349,8 @@ class Engine:
         if more:
             return
         with self._lock:
-            self._admission.done(run.cost_s, self._clock.now())
+            # of one that is watched no cost was expected for its answers on the way
+            self._admission.done(0.0 if run.is_watched else run.cost_s, self._clock.now())
             (self._watched if run.is_watched else self._costs).learn(run.kind, run.passes, run.spent_s)
             if run.measured and not run.is_watched:
                 self._busy.learn(run.kind, run.passes, run.busy_s)

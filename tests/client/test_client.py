@@ -13,6 +13,7 @@ import pytest
 
 from service.client import AsyncClient, Client
 from service.errors import ConnectionFailed, ErrorbarError, InvalidInput, ModelNotFound, Overloaded
+from service.settings import Settings
 from tests.client.conftest import ROWS, refused, scripted
 
 
@@ -199,3 +200,22 @@ def test_a_prediction_without_values_is_no_answer() -> None:
     client, _ = scripted(httpx.Response(200, json=body))
     with pytest.raises(ErrorbarError, match="contract"):
         client.predict("m", [[1.0]])
+
+
+@pytest.mark.parametrize("errors", [[{}], 5, [{"path": "x"}]])
+def test_an_error_whose_faults_cannot_be_read_is_still_that_error(errors) -> None:
+    body = {"code": "model_not_found", "detail": "no", "errors": errors}
+    client, _ = scripted(httpx.Response(404, json=body))
+    with pytest.raises(ModelNotFound):
+        client.models()
+
+
+def test_rows_are_no_option(client) -> None:
+    for rows in (ROWS, ROWS.tolist()):
+        with pytest.raises(InvalidInput, match="instances"):
+            client.uncertainty("flowers", rows, instances=3)
+
+
+def test_a_client_lets_go_of_a_connection_before_the_server_does() -> None:
+    with Client() as client:
+        assert client._http._transport._pool._keepalive_expiry < Settings.model_fields["keep_alive_s"].default

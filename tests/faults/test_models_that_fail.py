@@ -18,6 +18,8 @@ from tests.conftest import write_model
 from tests.faults.architectures.faulty import EXITS, HANGS, NOT_A_NUMBER, OUT_OF_MEMORY, RAISES, SLOW, Faulty
 from tests.process.conftest import ROOT, Running, served
 
+pytestmark = pytest.mark.slow
+
 MANIFEST = """
 name = "faulty"
 task = "classification"

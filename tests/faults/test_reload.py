@@ -20,6 +20,8 @@ from service.repository import load_model
 from tests.conftest import CLASSIFIER, write_model
 from tests.process.conftest import Running, served
 
+pytestmark = pytest.mark.slow
+
 ROW = [1.0, 12.0, 2.0]
 BODY = {"instances": [ROW], "samples": 20, "seed": 3}
 REQUESTS, CLIENTS, ROUNDS = 1000, 4, 2

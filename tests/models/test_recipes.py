@@ -96,6 +96,7 @@ def small(recipe: Recipe) -> Recipe:
     return replace(recipe, schedule=replace(recipe.schedule, epochs=2), seeds=(0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_cnn", "diabetes"])
 def test_a_rerun_of_a_recipe_writes_the_same_bytes(name: str, tmp_path: Path) -> None:
     section = damage_section if name == "digits_cnn" else None

@@ -20,6 +20,8 @@ from service.errors import Unauthenticated
 from service.keys import hashed, with_key
 from tests.process.conftest import ROOT, Running, served
 
+pytestmark = pytest.mark.slow
+
 ROW = {"instances": [[1.0, 12.0, 2.0]]}
 PREDICT = "/v1/models/flowers:predict"
 

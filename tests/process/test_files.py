@@ -15,6 +15,8 @@ import pytest
 
 from tests.process.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 ROWS = 50_000
 
 

@@ -26,6 +26,8 @@ from service.workers import hand_over, pause_s, threads_each
 from tests.process.conftest import ROOT, Running, served
 from tests.process.test_server import FLOWERS, Exchange
 
+pytestmark = pytest.mark.slow
+
 ASK = http_post("/v1/models/flowers:uncertainty", b'{"instances": [[1.0, 12.0, 2.0]], "samples": 20}')
 ASK_ONCE = http_post(
     "/v1/models/flowers:predict", b'{"instances": [[1.0, 12.0, 2.0]]}', {"Connection": "close"})
@@ -156,6 +158,7 @@ def test_every_worker_reads_its_keys_again_when_the_parent_is_told_so(one_model,
 def test_a_worker_that_had_to_cut_a_request_makes_the_parent_exit_1(one_model) -> None:
     with served("--models", str(one_model), "--workers", "2", ready=False, grace_s="0.5") as server:
         seen(server, "listening on", 2)
+        seen(server, "ready: ", 2)
         stuck = Exchange(server.url, {"instances": FLOWERS})
         stuck.begun()
         server.process.send_signal(signal.SIGTERM)
