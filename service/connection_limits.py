@@ -13,25 +13,27 @@ _SLOWEST = 1024  # bytes a second: who reads an answer slower than that does not
 @dataclass(frozen=True)
 class ConnectionLimits:
     """connections: most at once. header_bytes: of a request's address and headers together. head_s, body_s: for a
-    request's head and body to come whole. unread_s: an answer of which so long next to nothing is read is given up."""
+    request's head and body to come whole. keep_alive_s: for the next request to begin. unread_s: an answer of which so
+    long next to nothing is read is given up."""
 
     connections: int
     header_bytes: int
     headers: int
     head_s: float
     body_s: float
+    keep_alive_s: float
     unread_s: float
 
     @property
     def sweep_s(self) -> float:
         """How often to look: a quarter of the shortest deadline, at most a second, at least 50 ms."""
-        return max(0.05, min(1.0, self.head_s / 4, self.body_s / 4, self.unread_s / 4))
+        return max(0.05, min(1.0, *(s / 4 for s in (self.head_s, self.body_s, self.keep_alive_s, self.unread_s))))
 
 
 def overdue(reading: Reading, waited_s: float, limits: ConnectionLimits) -> bool:
     """Whether a connection that has been reading this for so long has had its time."""
-    allowed_s = {"head": limits.head_s, "body": limits.body_s, "nothing": _LINGER_S}
-    return reading in allowed_s and waited_s > allowed_s[reading]
+    allowed_s = {"idle": limits.keep_alive_s, "head": limits.head_s, "body": limits.body_s, "nothing": _LINGER_S}
+    return waited_s > allowed_s[reading]
 
 
 def too_slow(read_bytes: int, waited_s: float, limits: ConnectionLimits) -> bool:

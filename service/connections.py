@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 
 import httptools
 from starlette.types import Scope
+from uvicorn._types import HTTPScope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -27,6 +28,7 @@ from service.api.problems import problem
 from service.api.quick import Leave, Quick
 from service.connection_limits import ConnectionLimits, Reading, overdue, too_slow
 from service.errors import ErrorbarError, HeadersTooLarge, MalformedRequest, Overloaded, RequestTimeout
+from service.heads import LENGTH_DIGITS, Heads, Split, split
 
 log = logging.getLogger("errorbar")
 _PIPELINED = 16  # requests of one connection that wait for the one before
@@ -42,6 +44,33 @@ class _Waiting(NamedTuple):
     route: re.Match[str]
 
 
+class _NoEvent(asyncio.Event):
+    """Nobody waits for the messages of a request that is answered without any."""
+
+    def set(self) -> None: ...
+
+
+class _Whole(RequestResponseCycle):
+    """Of a request that came whole, as much of uvicorn's cycle as its connection looks at."""
+
+    message_event = _NoEvent()
+
+    def __init__(self, on_response: Callable[..., None]) -> None:
+        self.on_response, self.keep_alive = on_response, True
+        self.disconnected = self.response_started = self.response_complete = False
+
+
+class _Begun(NamedTuple):
+    """A request whose head is known, and of whose body some is missing. data: all that came of it. size: of it whole.
+    """
+
+    scope: Scope
+    route: re.Match[str]
+    data: bytes
+    body_at: int
+    size: int
+
+
 @dataclass
 class Port:
     """One address that is listened on, and who is connected. state: what the ASGI scope of its requests says.
@@ -55,6 +84,15 @@ class Port:
     quick: Quick
     state: dict[str, Any] = field(default_factory=dict)
     open: set[Connection] = field(default_factory=set)
+    heads: Heads = field(default_factory=Heads)
+    _default_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    _default_lines: bytes = b""
+
+    def default_lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The headers that uvicorn makes anew each second, as they are written."""
+        if headers is not self._default_headers:
+            self._default_headers, self._default_lines = headers, b"".join([b"%s: %s\r\n" % h for h in headers])
+        return self._default_lines
 
     def sweep(self, now_s: float) -> None:
         """Ends the connections that are over a deadline."""
@@ -80,6 +118,8 @@ class Connection(HttpToolsProtocol):
         self._unread: tuple[float, int] | None = None  # since when, and how many bytes then
         self._waiting: _Waiting | None = None  # for its body to come whole, to be answered without ASGI
         self._leave: Leave | None = None  # what to call if the client leaves before it is
+        self._split: Split | None = None  # of what is being parsed, until its head is
+        self._begun: _Begun | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -92,6 +132,8 @@ class Connection(HttpToolsProtocol):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._begun is not None:
+            self._read_anew(self._begun.data)
         self._port.open.discard(self)
         super().connection_lost(exc)
         self.pipeline.clear()
@@ -107,7 +149,43 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._reading == "nothing":
             return
-        self._unset_keepalive_if_required()
+        if self._begun is not None:
+            self._take(self._begun, self._begun.data + data)
+        elif (begun := self._known(data)) is not None:
+            self._take(begun, data)
+        else:
+            self._read(data)
+
+    def _known(self, data: bytes) -> _Begun | None:
+        """What begins with these bytes, where they are the first of a small request whose head came before."""
+        self._split = None
+        between = self._silent or (self._reading == "idle" and self._answered)
+        if not between or self.flow.write_paused or not data.startswith(b"POST "):
+            return None
+        self._split = given = split(data)
+        if given is None or int(given.length) > INLINE_BYTES or (head := self._port.heads.find(given)) is None:
+            return None
+        scope = {**head.scope, "headers": head.headers(given.length), "state": self.app_state.copy(),
+                 "server": self.server, "client": self.client, "scheme": self.scheme}
+        self._port.quick.arrived(scope)
+        self._silent, self._reading, self._since_s = False, "body", self.loop.time()
+        return _Begun(scope, head.route, data, given.body_at, given.body_at + int(given.length))
+
+    def _take(self, begun: _Begun, data: bytes) -> None:
+        """data: all that came of it, and what came behind it, which is for the parser."""
+        self._begun = begun._replace(data=data) if len(data) < begun.size else None
+        if len(data) == begun.size:
+            self._reading = "idle"
+            self._answer_whole(begun.scope, begun.route, data[begun.body_at:])
+        elif self._begun is None:
+            self._read_anew(data)
+
+    def _read_anew(self, data: bytes) -> None:
+        """What was not read, since its head was known."""
+        self._begun = None
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
         self._silent = False
         if self._reading == "idle":
             self._begin_head()
@@ -158,22 +236,36 @@ class Connection(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self._reading, self._since_s, self._head_bytes = "body", self.loop.time(), 0
+        if self._split is not None:
+            self._remember(self._split, size)
+            self._split = None
+
+    def _remember(self, given: Split, size: int) -> None:
+        """The head that was just parsed, where requests like it are answered without ASGI. size: of what limits count.
+        """
+        scope = cast(Scope, self.scope)
+        route = hot_route(scope)
+        if (route is not None and self.cycle.keep_alive and not self.cycle.waiting_for_100_continue
+                and size + LENGTH_DIGITS <= self._limits.header_bytes):
+            self._port.heads.keep(given, scope, route)
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
             super().on_message_complete()
-        self._reading = "idle"
-        if self._answered and not self.pipeline:
-            # it was answered before its body had come, and what came since has stopped the clock
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._reading, self._since_s = "idle", self.loop.time()
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             self._answer(waiting)
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        """As uvicorn's, without a timer for each request."""
+        self.server_state.total_requests += 1
+        if self._reading == "idle":
+            self._since_s = self.loop.time()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
         self._end_if_answered()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -202,6 +294,24 @@ class Connection(HttpToolsProtocol):
         elif not cycle.response_complete:
             self._leave = leave
 
+    def _answer_whole(self, scope: Scope, route: re.Match[str], body: bytes) -> None:
+        """A request that never was in the parser."""
+        self.cycle = self._running = whole = _Whole(self.on_response_complete)
+        leave = self._port.quick.answer(scope, route, body, partial(self._reply, whole))
+        if leave is None:
+            self._through_asgi(scope, body)
+        elif not whole.response_complete:
+            self._leave = leave
+
+    def _through_asgi(self, scope: Scope, body: bytes) -> None:
+        self.cycle = self._running = RequestResponseCycle(
+            cast(HTTPScope, scope), self.transport, self.flow, self.logger, self.access_logger, self.access_log,
+            self.server_state.default_headers, asyncio.Event(), expect_100_continue=False, keep_alive=True,
+            on_response=self.on_response_complete)
+        self.cycle.body, self.cycle.more_body = bytearray(body), False
+        self.cycle.message_event.set()
+        super()._start_asgi_task(self.cycle, self.app)
+
     def _reply(
         self, cycle: RequestResponseCycle, status: int, headers: Iterable[tuple[bytes, bytes]], content: bytes
     ) -> None:
@@ -209,15 +319,20 @@ class Connection(HttpToolsProtocol):
         self._leave = None
         if cycle.disconnected:
             return
-        lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in self.server_state.default_headers),
-                 *(b"%s: %s\r\n" % header for header in headers)]
+        lines = [b"%s: %s\r\n" % header for header in headers]
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
-        self.transport.write(b"".join([*lines, b"\r\n", content]))
+        default = self._port.default_lines(self.server_state.default_headers)
+        self.transport.write(b"".join([STATUS_LINE[status], default, *lines, b"\r\n", content]))
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
+
+    def shutdown(self) -> None:
+        if self._begun is not None:
+            self._read_anew(self._begun.data)
+        super().shutdown()
 
     def resume_writing(self) -> None:
         self._unread = None
@@ -226,12 +341,16 @@ class Connection(HttpToolsProtocol):
     def look(self, now_s: float) -> None:
         """Ends the connection where its time is over."""
         self._look_at_unread(now_s)
-        if self.flow.read_paused and self._reading != "nothing":
-            self._since_s = now_s  # the server is not reading: time does not pass for the client
+        if self._reading != "nothing" and (self.flow.read_paused or (self._reading == "idle" and not self._answered)):
+            self._since_s = now_s  # it is the server's turn: time does not pass for the client
         elif overdue(self._reading, now_s - self._since_s, self._limits):
             if self._silent or self._lingers:
                 self.transport.abort()
+            elif self._reading == "idle":
+                self.transport.close()
             elif self._reading != "nothing":
+                if self._begun is not None:
+                    self._read_anew(self._begun.data)
                 self._refuse(RequestTimeout(f"the {self._reading} of the request did not come whole in time"))
 
     def _look_at_unread(self, now_s: float) -> None:
@@ -284,7 +403,6 @@ class Connection(HttpToolsProtocol):
     def _say(self, words: bytes) -> None:
         """Writes the last of what this connection is told. The client gets a moment to read it: a connection that is
         closed with bytes unread is reset, and what was written may be lost."""
-        self._unset_keepalive_if_required()
         self._last_words, self._lingers, self._since_s = None, True, self.loop.time()
         self.flow.resume_reading()
         self.transport.write(words)

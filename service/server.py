@@ -157,7 +157,6 @@ def run(settings: Settings, sockets: list[socket.socket] | None = None, load_fir
     config = uvicorn.Config(
         app, log_config=None, log_level="warning",
         access_log=False, timeout_graceful_shutdown=ceil(settings.grace_s), loop="uvloop", http="httptools", ws="none",
-        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # it goes to call_later, which takes any
         ssl_context_factory=None if tls is None else lambda config, default: tls.value,
     )
 

@@ -114,7 +114,8 @@ class Settings(BaseSettings):
     @property
     def connection_limits(self) -> ConnectionLimits:
         return ConnectionLimits(
-            self.connections, self.header_bytes, self.headers, self.head_s, self.body_s, self.unread_s
+            self.connections, self.header_bytes, self.headers, self.head_s, self.body_s, self.keep_alive_s,
+            self.unread_s,
         )
 
 
