@@ -38,7 +38,7 @@ def shared_out(kernel: Kernel, general: Kernel, room: Room, rows: int, asked: As
     """How the samples of that many rows are run, with less at once where memory ran out. general: runs in place of a
     kernel whose masks cannot be cut, where a chunk is too much. most: of those samples, at most; by default all."""
     samples = asked.samples if most is None else most
-    size = asked.pace.at_most(min(samples, chunk(kernel, rows, asked.independent, samples)))
+    size = asked.pace.at_most(min(samples, chunk(kernel, rows, asked.per_row, samples)))
     at_once = room.samples(size, rows)
     if at_once < min(size, BLOCK) and not isinstance(kernel, Folded):
         kernel = general

@@ -49,7 +49,7 @@ def stopped(
             follower(lambda: all_finite(answer([*groups, group()])))
 
     def run(part: range) -> Work[None]:
-        some, here = part_of(rows, part), asked._replace(places=asked.places_of(part))
+        some, here = part_of(rows, part), asked.of(part)
         watch = rule.watch(partial(predict, some), (samples, len(part), columns), device)
         draw = _drawing(runner, some, here, choose)
         groups.append((yield from until_settled(
@@ -75,7 +75,7 @@ def _drawing(
         size, at_once, kernel = shared_out(kernel, runner.general, room, widest, asked, most)
         # the bank keeps the first samples for the next request, though more may be needed
         some = Draw("iid", asked.seed, first, size, first + size)
-        shared = None if asked.independent else kernel.drawn(some, None)
+        shared = None if asked.per_row else kernel.drawn(some, None)
         outputs = []
         for part in parts:
             if part.start:

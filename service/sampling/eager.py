@@ -211,7 +211,7 @@ class Eager:
     """The kernel of such a network: rows by samples, one at a time."""
 
     name = "eager"
-    per_row_masks, normalised = True, False
+    per_row_masks, rows_apart, normalised = True, False, False
     rows = 1 << 30
     bytes_per_sample = 0
     working_set_bytes = 1

@@ -34,7 +34,7 @@ class Fused:
     """As `Folded`, with recipes in place of masks. Its masks cannot be cut."""
 
     name = "fused"
-    per_row_masks, normalised = True, False
+    per_row_masks, rows_apart, normalised = True, False, False
     bytes_per_sample = 0
     held = ()
 

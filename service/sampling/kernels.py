@@ -31,11 +31,13 @@ Places = np.ndarray | None  # of rows in their request, where each has masks of 
 class Kernel(Protocol):
     """name: for people. split: what it runs. rows: that run together at most. bytes_per_sample: of what it makes of one
     sample's masks, shared by all rows. working_set_bytes: of the activations of rows and samples that run together.
-    per_row_masks: whether rows may have masks of their own. normalised: whether a classifier's outputs are given as
-    probabilities already. held: weights that it keeps beside those of its split."""
+    per_row_masks: whether rows may have masks of their own. rows_apart: whether each row is computed by itself, so that
+    rows cost the same with the masks of one seed as with those of several. normalised: whether a classifier's outputs
+    are given as probabilities already. held: weights that it keeps beside those of its split."""
 
     name: str
     per_row_masks: bool
+    rows_apart: bool
     normalised: bool
     split: Split
     rows: int
@@ -57,7 +59,7 @@ class Folded:
     """Samples × rows as one batch through the suffix, multiplied by masks. Fits every network."""
 
     name = "folded"
-    per_row_masks, normalised = True, False
+    per_row_masks, rows_apart, normalised = True, False, False
     _purpose = "folded"  # of what the bank keeps for it
 
     def __init__(
@@ -113,7 +115,7 @@ class Thinned:
     """Each sample as the smaller network that its mask leaves. For chains of linear layers and shared masks."""
 
     name = "thinned"
-    per_row_masks, normalised = False, False
+    per_row_masks, rows_apart, normalised = False, False, False
     rows = 128
     working_set_bytes = 4 << 20  # on a CPU
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.errors import InvalidOption
 from service.sampling.kernels import Places
@@ -24,9 +25,11 @@ MAX_ROWS = 2**32 - 1  # of a request: masks of their own are keyed by 1 + the pl
 
 
 class Asked(NamedTuple):
-    """samples: of each row, in whole blocks where they are balanced. places: of the rows in their requests, (rows,),
-    by which their masks are keyed, where they have masks of their own; else None. keep: whether the samples are part of
-    the answer. rule: by which a row may stop early. pace: how the work gives way."""
+    """samples: of each row, in whole blocks where they are balanced. places: of the rows in their requests, (rows,), by
+    which their masks are keyed, where they have masks of their own; else None. keep: whether the samples are part of
+    the answer. rule: by which a row may stop early. pace: how the work gives way. seeds: of the rows, (rows,), where
+    they have not all the same; then those of one seed share masks.
+    """
 
     samples: int
     seed: int
@@ -35,19 +38,24 @@ class Asked(NamedTuple):
     keep: bool = False
     rule: StopRule | None = None
     pace: Pace = UNBOUNDED
+    seeds: NDArray[np.int64] | None = None
 
     @property
-    def independent(self) -> bool:
-        """Whether rows have masks of their own."""
-        return self.places is not None
+    def per_row(self) -> bool:
+        """Whether rows differ in their masks."""
+        return self.places is not None or self.seeds is not None
 
-    def places_of(self, part: range) -> Places:
-        return None if self.places is None else self.places[part.start : part.stop]
+    def of(self, part: range) -> Asked:
+        """The same of some of the rows."""
+        rows = slice(part.start, part.stop)
+        return self._replace(places=None if self.places is None else self.places[rows],
+                             seeds=None if self.seeds is None else self.seeds[rows])
 
 
 def asked(
-    samples: int | None, seed: int, masks: MaskSharing, design: Design | None, first_row: int | np.ndarray = 0,
-    keep: bool = False, rule: StopRule | None = None, rows: int = 1, pace: Pace = UNBOUNDED,
+    samples: int | None, seed: int | np.ndarray, masks: MaskSharing, design: Design | None,
+    first_row: int | np.ndarray = 0, keep: bool = False, rule: StopRule | None = None, rows: int = 1,
+    pace: Pace = UNBOUNDED,
 ) -> Asked:
     """Of the options of `Sampler.uncertainty`; None where the request leaves one open. rows: of the request, or of
     this part of it. InvalidOption, with the option's path, where one is out of its range."""
@@ -61,6 +69,7 @@ def asked(
         raise InvalidOption.at("masks", f"'shared' or 'independent' expected, got {masks!r}")
     if type(samples) is not int:
         samples = whole("samples", samples)
+    seeds, seed = (_checked_seeds(seed, rows), 0) if isinstance(seed, np.ndarray) else (None, seed)
     if type(seed) is not int:
         seed = whole("seed", seed)
     if type(keep) is not bool:
@@ -72,7 +81,13 @@ def asked(
     places = _checked_places(first_row, rows) if isinstance(first_row, np.ndarray) else _places_from(first_row, rows)
     if design == "balanced":
         samples = -(-samples // BLOCK) * BLOCK
-    return Asked(samples, seed, design, places if masks == "independent" else None, keep, rule, pace)
+    return Asked(samples, seed, design, places if masks == "independent" else None, keep, rule, pace, seeds)
+
+
+def _checked_seeds(seeds: np.ndarray, rows: int) -> np.ndarray:
+    if seeds.shape != (rows,) or seeds.dtype != np.int64 or not ((seeds >= 0) & (seeds <= MAX_SEED)).all():
+        raise InvalidOption.at("seed", f"a whole number, or {rows} of them from 0 to {MAX_SEED}, expected, got {seeds}")
+    return seeds
 
 
 def _checked_places(places: np.ndarray, rows: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from service.clock import MonotonicClock
 from service.sampling.untimed import by_rule
 
-_MANY_ROWS = 16  # fewer are quicker without oneDNN's set-up
+_LARGE = 2 << 20  # multiplications: smaller products are quicker without oneDNN's set-up
 _TRIES = 9
 _onednn = torch.ops.mkldnn
 
@@ -25,7 +25,7 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """rows (…, in), weight (out, in) or what `packed` made of it, bias (out,): as `torch.nn.functional.linear`, within
     rounding."""
     if weight.is_mkldnn or (
-        rows.numel() >= _MANY_ROWS * weight.shape[1] and _plain(rows) and _plain(weight) and onednn_is_faster()
+        rows.numel() * weight.shape[0] >= _LARGE and _plain(rows) and _plain(weight) and onednn_is_faster()
     ):
         return cast(Tensor, _onednn._linear_pointwise(rows, weight, bias, "none", [], ""))
     return torch.nn.functional.linear(rows, weight, bias)

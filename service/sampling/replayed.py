@@ -39,7 +39,7 @@ class Replayed:
 
     def __init__(self, kernel: Kernel, graphs: Graphs) -> None:
         self._kernel, self._graphs, self.split = kernel, graphs, kernel.split
-        self.per_row_masks, self.normalised = False, kernel.normalised
+        self.per_row_masks, self.rows_apart, self.normalised = False, False, kernel.normalised
         self.name = f"{kernel.name}, replayed"
         self.rows = 1 << (kernel.rows.bit_length() - 1)
         self.bytes_per_sample, self.working_set_bytes = kernel.bytes_per_sample, kernel.working_set_bytes

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from service.sampling.arming import Inputs
 from service.sampling.bank import Draw
 from service.sampling.chunks import shared_out
@@ -38,8 +42,7 @@ class Runner:
             progress = Progress(self.outputs, asked.design == "balanced", method, asked.samples, follower)
 
         def run(part: range) -> Work[list[SampleAccumulator]]:
-            here = asked._replace(places=asked.places_of(part))
-            return self._group(part_of(rows, part), here, part.stop / count, kernel, method, checks, progress)
+            return self._group(part_of(rows, part), asked.of(part), part.stop / count, kernel, method, checks, progress)
 
         groups = yield from self.room.through(count, group, run)
         checks.settle()
@@ -62,16 +65,16 @@ class Runner:
             progress.begin(len(parts), last=share == 1)
 
         def run_chunk(first: int) -> Work[None]:  # what it makes of masks is gone before the next chunk makes its own
-            draw = Draw(asked.design, asked.seed, first, min(size, asked.samples - first), asked.samples)
-            shared = None if asked.independent else kernel.drawn(draw, None)
+            samples = min(size, asked.samples - first)
+            shared = None if asked.per_row else _drawn(kernel, asked, first, samples)
             for i, (part, given) in enumerate(zip(parts, read_by_suffix, strict=True)):
                 if part.start:
                     yield
                 room.using(most, at_once)
-                drawn = shared or kernel.drawn(draw, asked.places_of(part))
-                output = in_cuts(kernel, given, len(part), draw.samples, drawn, at_once)
+                drawn = shared or _drawn(kernel, asked.of(part), first, samples)
+                output = in_cuts(kernel, given, len(part), samples, drawn, at_once)
                 values = output if kernel.normalised else read(output)
-                values = values.reshape(draw.samples, len(part), -1)
+                values = values.reshape(samples, len(part), -1)
                 accumulators[i].add(values)
                 if progress is not None:
                     yield from progress.add(i, values)
@@ -87,3 +90,13 @@ class Runner:
         if progress is not None:
             progress.end()
         return accumulators
+
+
+def _drawn(kernel: Kernel, asked: Asked, first: int, samples: int) -> list[Tensor]:
+    """What the kernel needs of the masks of all rows that are asked about."""
+    draw = Draw(asked.design, asked.seed, first, samples, asked.samples)
+    if asked.seeds is None:
+        return kernel.drawn(draw, asked.places)
+    seeds, place = np.unique(asked.seeds, return_inverse=True)
+    of_each, rows = [kernel.drawn(draw._replace(seed=seed), None) for seed in seeds.tolist()], torch.from_numpy(place)
+    return [torch.cat(of_site, 1).index_select(1, rows) for of_site in zip(*of_each, strict=True)]

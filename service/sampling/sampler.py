@@ -154,6 +154,11 @@ class Sampler:
             return "sampled"
         return "rao_blackwell" if self._plan.ending.split.masks else "closed_form"
 
+    def mixes_seeds(self, rows: int, method: Method) -> bool:
+        """Whether requests of so many rows each, answered by `method` with shared masks, cost no more together where
+        their seeds differ."""
+        return method == "sampled" and self._kernels.for_rows(rows, False, None).rows_apart
+
     def use_noise_head(self, head: NoiseHead) -> None:
         """From now on the columns of the output are taken for locations, then as many of their noise. Every statistic
         but `noise_std` is of the locations. For `prepare`, once the network was tried as it is."""
@@ -194,15 +199,16 @@ class Sampler:
         return Steps(work(), self._products)
 
     def uncertainty(
-        self, inputs: ExampleInputs, samples: int | None = None, seed: int = 0, masks: MaskSharing = "shared",
-        design: Design | None = None, include_samples: bool = False, first_row: int | np.ndarray = 0,
-        kernel: Kernel | None = None, method: MethodChoice = "auto",
+        self, inputs: ExampleInputs, samples: int | None = None, seed: int | np.ndarray = 0,
+        masks: MaskSharing = "shared", design: Design | None = None, include_samples: bool = False,
+        first_row: int | np.ndarray = 0, kernel: Kernel | None = None, method: MethodChoice = "auto",
         tolerance: float | None = None, decide: Decide | Mapping[str, float] | None = None,
     ) -> Uncertainty:
         """Draws dropout masks and summarises the outputs.
 
         Args: samples: at least 2; balanced rounds up to a multiple of 10. 50, or 1000 with tolerance or decide.
-              seed: 0 to 2^53 - 1; the same request and seed give the same answer.
+              seed: 0 to 2^53 - 1; the same request and seed give the same answer. Or those of all rows, (rows,), where
+              they are of several requests that `mixes_seeds`.
               masks: "shared": a sample is one thinned network applied to every row. "independent": every row has
               masks of its own, keyed by its place in the request.
               design: "balanced", or "iid", which tolerance and decide imply.
@@ -221,9 +227,9 @@ class Sampler:
             inputs, samples, seed, masks, design, include_samples, first_row, kernel, method, tolerance, decide).whole()
 
     def sampling(
-        self, inputs: ExampleInputs, samples: int | None = None, seed: int = 0, masks: MaskSharing = "shared",
-        design: Design | None = None, include_samples: bool = False, first_row: int | np.ndarray = 0,
-        kernel: Kernel | None = None, method: MethodChoice = "auto",
+        self, inputs: ExampleInputs, samples: int | None = None, seed: int | np.ndarray = 0,
+        masks: MaskSharing = "shared", design: Design | None = None, include_samples: bool = False,
+        first_row: int | np.ndarray = 0, kernel: Kernel | None = None, method: MethodChoice = "auto",
         tolerance: float | None = None, decide: Decide | Mapping[str, float] | None = None, pace: Pace = UNBOUNDED,
     ) -> Steps[Uncertainty]:
         """As `uncertainty`, in steps. Several may be under way at once, on one thread at a time."""
@@ -233,13 +239,17 @@ class Sampler:
         count = row_count(rows)
         wanted = asked(samples, seed, masks, design, first_row, include_samples, rule, count, pace)
         chosen = self.method_for(method, include_samples or kernel is not None)
+        if wanted.seeds is not None:
+            if rule is not None or wanted.places is not None or kernel is not None or not self.mixes_seeds(1, chosen):
+                raise InvalidOption.at("seed", "one whole number for all rows expected; see `mixes_seeds`")
+            kernel = self._kernels.for_rows(1, False, None)
         if rule is not None:
             return Steps(stopped(
                 self._runner, rows, wanted, rule,
-                lambda count: self._kernels.for_remaining(count, wanted.independent, kernel), self.predict,
+                lambda count: self._kernels.for_remaining(count, wanted.per_row, kernel), self.predict,
             ), self._products)
         if chosen == "sampled":
-            return Steps(self._answered(rows, wanted, self._kernels.for_rows(count, wanted.independent, kernel)),
+            return Steps(self._answered(rows, wanted, self._kernels.for_rows(count, wanted.per_row, kernel)),
                          self._products)
         assert self._conditional is not None
         if chosen == "closed_form":
@@ -263,7 +273,7 @@ class Sampler:
         self._check_something_to_sample()
         wanted = asked(samples, seed, masks, design)
         samples, count = wanted.samples, row_count(rows)
-        places = np.arange(count) if wanted.independent else None
+        places = np.arange(count) if wanted.per_row else None
         drawn_masks = self._general.drawn(Draw(wanted.design, wanted.seed, 0, samples, samples), places)
         by_name = dict(zip(self._plan.split.masks, drawn_masks, strict=True))
         noise = SiteNoise(self._plan.marks, self._plan.layouts, by_name, count)

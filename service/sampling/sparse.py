@@ -30,6 +30,7 @@ class Sparse(FoldedChain):
     """Rows may have masks of their own."""
 
     name = "sparse"
+    rows_apart = True
     _purpose = "sparse"
     _dtype = torch.float32
     _work_of_one = 64  # multiplications in the time of one number elsewhere; see `native.threads`

@@ -30,7 +30,7 @@ from service.statistics import BLOCK
 log = logging.getLogger("errorbar")
 
 _PATIENCE = 20.0  # times its expected length that a part may take before it counts as hanging, where that is longer
-_COMPANY = 4.0  # times a small job's own cost, that it and others together may take: one by one they would take longer
+_COMPANY = 4.0  # times as long as a small job at most, that several together may take: one by one they would take longer
 _WATCHED = 4.0  # times its plain cost, that a job is expected to take which is watched, until one was seen
 _MOST_RUNS = 4  # batches under way at once, which hold memory
 
@@ -240,8 +240,7 @@ class Engine:
         if most_s < inf:
             if not self._is_small(chosen.job, most_s):
                 return None
-            costs = self._busy
-            together_s = max(most_s, _COMPANY * costs.estimate_s(chosen.job.kind, chosen.job.passes))
+            costs, together_s = self._busy, _COMPANY * most_s
         kind = chosen.job.kind
         return self._queue.take(chosen, lambda rows, passes: (
             rows <= self._limits.rows and costs.estimate_s(kind, passes) <= together_s))

@@ -20,6 +20,7 @@ from service.statistics.summary import Side, StopReason
 Mode = Literal["predict", "uncertainty"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 DEFAULT_PRIORITY = 5
+_MIXED_ROWS = 8  # of a request that shares a pass with others of other seeds; longer ones are worth a pass of their own
 NO_TIMINGS: Mapping[str, float] = {}
 Array = NDArray[np.floating] | NDArray[np.integer]
 
@@ -41,12 +42,19 @@ class Options:
 
     def __post_init__(self) -> None:
         # it is part of every job's key, and asked for several times a request
-        told = (self.samples, self.seed, self.masks, self.design, self.quantiles, self.include_samples, self.tolerance,
+        rest = (self.samples, self.masks, self.design, self.quantiles, self.include_samples, self.tolerance,
                 self.decide, self.method)
-        object.__setattr__(self, "_hash", hash(told))
+        object.__setattr__(self, "_rest", rest)
+        object.__setattr__(self, "_hash", hash((self.seed, rest)))
 
     def __hash__(self) -> int:
         found: int = self.__dict__["_hash"]
+        return found
+
+    @property
+    def but_seed(self) -> Hashable:
+        """All but the seed."""
+        found: Hashable = self.__dict__["_rest"]
         return found
 
     @property
@@ -107,7 +115,11 @@ class Job:
         self.passes = self.rows * self.samples
         self.size = self.passes.bit_length()
         self.kind: Hashable = (model.name, model.version, mode, self.method, stops)
-        self.key: Hashable = (model.name, id(model.sampler), options)
+        alike: Hashable = options
+        if options is not None and self.method is not None and not stops and options.masks == "shared" \
+                and self.rows <= _MIXED_ROWS and model.sampler.mixes_seeds(self.rows, self.method):
+            alike = options.but_seed
+        self.key: Hashable = (model.name, id(model.sampler), alike)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

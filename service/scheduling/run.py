@@ -114,7 +114,7 @@ class Run:
             return sampler.predicting(inputs)
         watcher, cut = self._jobs[0].watcher, self._is_cut if self._jobs[0].partial else None
         return sampler.sampling(
-            inputs, options.samples, options.seed, options.masks, options.design, options.keeps_samples,
+            inputs, options.samples, self._seed(), options.masks, options.design, options.keeps_samples,
             self._places() if options.masks == "independent" else 0, method=options.method,
             tolerance=options.tolerance, decide=options.decide,
             pace=Pace(step_samples, cut, None if watcher is None else partial(self._show, watcher, options)),
@@ -123,6 +123,11 @@ class Run:
     def _show(self, watcher: Watcher, options: Options, found: Callable[[], Uncertainty]) -> None:
         if watcher.wants():
             watcher.see(so_far(self.model.manifest.task, options, found()))
+
+    def _seed(self) -> int | np.ndarray:
+        """Of all rows, or of each."""
+        seeds = [job.options.seed for job in self._jobs if job.options is not None]
+        return seeds[0] if len(set(seeds)) == 1 else np.repeat(seeds, [job.rows for job in self._jobs])
 
     def _places(self) -> np.ndarray:
         """Of all rows, each in its own request."""
