@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from models.architectures.mlp import MLP
 from service.api.app import Server, create_app
 from service.api.openapi import example_infer
 from service.errors import InvalidManifest
 from service.repository import load_model
 from tests.api.mixed import BODY_BYTES
 from tests.api.test_open_inference import check_error, infer, outputs, tensor
-from tests.conftest import CLASSIFIER, write_model
+from tests.conftest import CLASSIFIER, classifier, write_model
 from tests.preprocessing.files import noise, packed, png, saved
 
 PNG, JPEG = png(noise(20, 15)), saved(noise(15, 30, seed=1), "JPEG")
@@ -131,7 +130,7 @@ def test_whole_numbers_that_float32_cannot_hold_are_rounded_to_the_next_it_can(c
 
 
 def test_no_model_is_called_as_the_protocols_route_of_statistics(tmp_path) -> None:
-    folder = write_model(tmp_path, "stats", CLASSIFIER.replace("flowers", "stats"), MLP(3, (16, 8), 2, (0.5, 0.3)))
+    folder = write_model(tmp_path, "stats", CLASSIFIER.replace("flowers", "stats"), classifier())
     with pytest.raises(InvalidManifest, match="stats"):
         load_model(folder)
 

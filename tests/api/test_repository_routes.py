@@ -12,12 +12,11 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from models.architectures.mlp import MLP
 from service.api.app import Server, create_app
 from service.clock import MonotonicClock
 from service.repository.serving import in_canary
 from service.settings import Settings
-from tests.conftest import CLASSIFIER, write_model
+from tests.conftest import CLASSIFIER, classifier, write_model
 
 FLOWER = {"instances": [[1.0, 12.0, 2.0]]}
 INDEX, LOAD, UNLOAD = "/v2/repository/index", "/v2/repository/models/{}/load", "/v2/repository/models/{}/unload"
@@ -29,7 +28,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("versions")
     for seed in (1, 2):
         torch.manual_seed(seed)
-        write_model(root, "flowers", CLASSIFIER, MLP(3, (16, 8), 2, (0.5, 0.3)), str(seed))
+        write_model(root, "flowers", CLASSIFIER, classifier(), str(seed))
     return root
 
 
