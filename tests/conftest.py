@@ -73,10 +73,16 @@ def state(small_models: Path) -> Server:
     return server
 
 
+def client_of(server: Server) -> TestClient:
+    """Asks a server without a socket; what it raises is an answer with status 500. No lifespan: the server outlives
+    the client."""
+    return TestClient(create_app(server.settings, state=server), raise_server_exceptions=False)
+
+
 @pytest.fixture(scope="session")
 def application(state: Server) -> TestClient:
-    """The loaded application, called without a socket. No lifespan: the server outlives the tests."""
-    return TestClient(create_app(state.settings, state=state), raise_server_exceptions=False)
+    """With the small models loaded."""
+    return client_of(state)
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import torch
 from fastapi.testclient import TestClient
 
 from models.architectures.mlp import MLP
-from service.api.app import Server, create_app
+from service.api.app import Server
 from service.clock import MonotonicClock
 from service.repository import loader
 from service.settings import Settings
 from tests.api.networks import Segmenter, Tagger
-from tests.conftest import write_model
+from tests.conftest import client_of, write_model
 from tests.manifests import built, manifest, mlp, tensor
 
 
@@ -59,7 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> TestClient:
-    return TestClient(create_app(server.settings, state=server), raise_server_exceptions=False)
+    return client_of(server)
 
 
 def ask(client: TestClient, model: str, mode: str, row: object, rows: int = 1, **options: object) -> dict:

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from fastapi.testclient import TestClient
 
 from models.architectures.mlp import MLP
-from service.api.app import Server, create_app
+from service.api.app import Server
 from service.clock import MonotonicClock
 from service.settings import Settings
-from tests.conftest import CLASSIFIER, WITHOUT_DROPOUT, classifier, write_model
+from tests.conftest import CLASSIFIER, WITHOUT_DROPOUT, classifier, client_of, write_model
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v2/health/live"])
@@ -122,7 +121,7 @@ def test_an_example_of_uncertainty_is_of_a_model_that_has_one(tmp_path) -> None:
     write_model(tmp_path, "flowers", locked, classifier())
     server = Server(Settings(models=tmp_path, device="cpu"), MonotonicClock())
     server.load()
-    client = TestClient(create_app(server.settings, state=server), raise_server_exceptions=False)
+    client = client_of(server)
     document = client.get("/openapi.json").json()
     for path in ("/v1/models/{name}:predict", "/v1/models/{name}:uncertainty", "/v2/models/{name}/infer"):
         operation = document["paths"][path]["post"]

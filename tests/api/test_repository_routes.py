@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from fastapi.testclient import TestClient
 
-from service.api.app import Server, create_app
+from service.api.app import Server
 from service.clock import MonotonicClock
 from service.repository.serving import in_canary
 from service.settings import Settings
-from tests.conftest import CLASSIFIER, classifier, write_model
+from tests.conftest import CLASSIFIER, classifier, client_of, write_model
 
 FLOWER = {"instances": [[1.0, 12.0, 2.0]]}
 INDEX, LOAD, UNLOAD = "/v2/repository/index", "/v2/repository/models/{}/load", "/v2/repository/models/{}/unload"
@@ -39,7 +38,7 @@ class Site:
         self.root = root
         self.state = Server(Settings(models=root, device="cpu", reload_s=0, **settings), MonotonicClock())
         self.state.load()
-        self.client = TestClient(create_app(self.state.settings, state=self.state), raise_server_exceptions=False)
+        self.client = client_of(self.state)
 
     def index(self, **body: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.client.post(INDEX, json=body).json()

@@ -27,7 +27,7 @@ from service.preprocessing.steps import ImageSteps
 from service.repository import ReadyModel, load_model
 from tests.api.mixed import BODY_BYTES, JUDGE, STEPS
 from tests.api.networks import Judge
-from tests.conftest import write_model
+from tests.conftest import client_of, write_model
 from tests.preprocessing.files import noise, packed, png, saved, tokenizer
 
 PNG, JPEG = png(noise(20, 15)), saved(noise(15, 30, seed=1), "JPEG")
@@ -42,7 +42,7 @@ def server(mixed: Server) -> Server:
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> TestClient:
-    return TestClient(create_app(server.settings, state=server), raise_server_exceptions=False)
+    return client_of(server)
 
 
 def post(client: TestClient, model: str, *rows: Any, mode: str = "uncertainty", **options: Any) -> httpx.Response:
