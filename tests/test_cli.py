@@ -43,6 +43,7 @@ def test_inspect_shows_the_plan_what_runs_once_and_what_for_every_sample(run) ->
     assert sum(step.split(" = ")[1].startswith("linear(") for step in plan["suffix"]) == 2
     assert 0 < plan["deterministic_flop_share"] < 1
     assert plan["notes"] == []  # of devices
+    assert plan["timings"]
     assert all(timing["serves"] in timing["microseconds_a_sample"] for timing in plan["timings"])
 
 
