@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,11 +67,16 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def state(small_models: Path) -> Server:
-    server = Server(Settings(models=small_models, device="cpu", body_bytes=2_000_000), MonotonicClock())
+def loaded(models: Path, **settings: Any) -> Server:
+    """A server in this process, with these models ready."""
+    server = Server(Settings(models=models, device="cpu", **settings), MonotonicClock())
     server.load()
     return server
+
+
+@pytest.fixture(scope="session")
+def state(small_models: Path) -> Server:
+    return loaded(small_models, body_bytes=2_000_000)
 
 
 def client_of(server: Server) -> TestClient:

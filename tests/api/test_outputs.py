@@ -12,11 +12,9 @@ from fastapi.testclient import TestClient
 
 from models.architectures.mlp import MLP
 from service.api.app import Server
-from service.clock import MonotonicClock
 from service.repository import loader
-from service.settings import Settings
 from tests.api.networks import Segmenter, Tagger
-from tests.conftest import client_of, write_model
+from tests.conftest import client_of, loaded, write_model
 from tests.manifests import built, manifest, mlp, tensor
 
 
@@ -50,11 +48,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
     write_model(root, "labels", flat("labels", "multilabel", 3, labels=["red", "tall", "old"]), net(3))
     write_model(root, "tagger", TAGGER, Tagger())
     write_model(root, "segmenter", SEGMENTER, Segmenter())
-    made = Server(Settings(models=root, device="cpu"), MonotonicClock())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "TRUSTED_FACTORIES", ("models.architectures.", "tests.api."))
-        made.load()
-    return made
+        return loaded(root)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,7 @@ import pytest
 import torch
 
 from models.architectures.mlp import MLP
-from service.api.app import Server
-from service.clock import MonotonicClock
-from service.settings import Settings
-from tests.conftest import CLASSIFIER, WITHOUT_DROPOUT, classifier, client_of, write_model
+from tests.conftest import CLASSIFIER, WITHOUT_DROPOUT, classifier, client_of, loaded, write_model
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v2/health/live"])
@@ -119,9 +116,7 @@ def test_an_example_of_uncertainty_is_of_a_model_that_has_one(tmp_path) -> None:
     write_model(tmp_path, "almost", WITHOUT_DROPOUT.replace('"plain"', '"almost"'), MLP(2, (4,), 2, (0.0,)))
     locked = CLASSIFIER + "\n[sampling]\nsamples = 30\nseed = 4\nlocked = true\n"
     write_model(tmp_path, "flowers", locked, classifier())
-    server = Server(Settings(models=tmp_path, device="cpu"), MonotonicClock())
-    server.load()
-    client = client_of(server)
+    client = client_of(loaded(tmp_path))
     document = client.get("/openapi.json").json()
     for path in ("/v1/models/{name}:predict", "/v1/models/{name}:uncertainty", "/v2/models/{name}/infer"):
         operation = document["paths"][path]["post"]

@@ -11,11 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from service.api.app import Server
-from service.clock import MonotonicClock
 from service.repository.serving import in_canary
-from service.settings import Settings
-from tests.conftest import CLASSIFIER, classifier, client_of, write_model
+from tests.conftest import CLASSIFIER, classifier, client_of, loaded, write_model
 
 FLOWER = {"instances": [[1.0, 12.0, 2.0]]}
 INDEX, LOAD, UNLOAD = "/v2/repository/index", "/v2/repository/models/{}/load", "/v2/repository/models/{}/unload"
@@ -36,8 +33,7 @@ class Site:
 
     def __init__(self, root: Path, **settings: Any) -> None:
         self.root = root
-        self.state = Server(Settings(models=root, device="cpu", reload_s=0, **settings), MonotonicClock())
-        self.state.load()
+        self.state = loaded(root, reload_s=0, **settings)
         self.client = client_of(self.state)
 
     def index(self, **body: Any) -> list[dict[str, Any]]:
