@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from service.api.app import Server, create_app
 from service.cli import main
 from service.clock import MonotonicClock
 from service.settings import Settings
+from tests.manifests import manifest, mlp, tensor
 
 
 def pytest_configure() -> None:
@@ -23,83 +25,28 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-CLASSIFIER = """
-name = "flowers"
-task = "classification"
-description = "Two kinds of flower, from three lengths."
-labels = ["daisy", "rose"]
+CLASSIFIER = manifest(
+    "flowers", "classification", [tensor("x", 3)], mlp(3, [16, 8], 2, [0.5, 0.3]), labels=["daisy", "rose"],
+    description="Two kinds of flower, from three lengths.",
+    features=[
+        {"name": "petal", "unit": "cm", "min": 0.0, "max": 2.5},
+        {"name": "stem", "unit": "cm", "min": 1.0, "max": 30.0},
+        {"name": "leaf", "unit": "cm", "min": 0.1, "max": 4.0},
+    ],
+)
+REGRESSION = manifest(
+    "height", "regression", [tensor("x", 4)], mlp(4, [16], 1, [0.2]), description="A height in metres.",
+    noise={"tau": 4.0},
+)
+WITHOUT_DROPOUT = manifest(
+    "plain", "classification", [tensor("x", 2)], mlp(2, [4], 2, [0.0]), description="No dropout at all.",
+    labels=["a", "b"],
+)
 
-[[inputs]]
-name = "x"
-dtype = "float32"
-shape = [3]
 
-[[features]]
-name = "petal"
-unit = "cm"
-min = 0.0
-max = 2.5
-[[features]]
-name = "stem"
-unit = "cm"
-min = 1.0
-max = 30.0
-[[features]]
-name = "leaf"
-unit = "cm"
-min = 0.1
-max = 4.0
-
-[architecture]
-factory = "models.architectures.mlp:MLP"
-[architecture.arguments]
-inputs = 3
-hidden = [16, 8]
-outputs = 2
-dropout = [0.5, 0.3]
-"""
-
-REGRESSION = """
-name = "height"
-task = "regression"
-description = "A height in metres."
-
-[[inputs]]
-name = "x"
-dtype = "float32"
-shape = [4]
-
-[architecture]
-factory = "models.architectures.mlp:MLP"
-[architecture.arguments]
-inputs = 4
-hidden = [16]
-outputs = 1
-dropout = [0.2]
-
-[noise]
-tau = 4.0
-"""
-
-WITHOUT_DROPOUT = """
-name = "plain"
-task = "classification"
-description = "No dropout at all."
-labels = ["a", "b"]
-
-[[inputs]]
-name = "x"
-dtype = "float32"
-shape = [2]
-
-[architecture]
-factory = "models.architectures.mlp:MLP"
-[architecture.arguments]
-inputs = 2
-hidden = [4]
-outputs = 2
-dropout = [0.0]
-"""
+def classifier() -> MLP:
+    """The network of CLASSIFIER, with new weights."""
+    return MLP(3, (16, 8), 2, (0.5, 0.3))
 
 
 def write_model(root: Path, name: str, manifest: str, net: torch.nn.Module, version: str = "1") -> Path:
@@ -114,23 +61,34 @@ def write_model(root: Path, name: str, manifest: str, net: torch.nn.Module, vers
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
-    write_model(root, "flowers", CLASSIFIER, MLP(3, (16, 8), 2, (0.5, 0.3)))
+    write_model(root, "flowers", CLASSIFIER, classifier())
     write_model(root, "height", REGRESSION, MLP(4, (16,), 1, (0.2,)))
     write_model(root, "plain", WITHOUT_DROPOUT, MLP(2, (4,), 2, (0.0,)))
     return root
 
 
-@pytest.fixture(scope="session")
-def state(small_models: Path) -> Server:
-    server = Server(Settings(models=small_models, device="cpu", body_bytes=2_000_000), MonotonicClock())
+def loaded(models: Path, **settings: Any) -> Server:
+    """A server in this process, with these models ready."""
+    server = Server(Settings(models=models, device="cpu", **settings), MonotonicClock())
     server.load()
     return server
 
 
 @pytest.fixture(scope="session")
+def state(small_models: Path) -> Server:
+    return loaded(small_models, body_bytes=2_000_000)
+
+
+def client_of(server: Server) -> TestClient:
+    """Asks a server without a socket; what it raises is an answer with status 500. No lifespan: the server outlives
+    the client."""
+    return TestClient(create_app(server.settings, state=server), raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="session")
 def application(state: Server) -> TestClient:
-    """The loaded application, called without a socket. No lifespan: the server outlives the tests."""
-    return TestClient(create_app(state.settings, state=state), raise_server_exceptions=False)
+    """With the small models loaded."""
+    return client_of(state)
 
 
 @pytest.fixture

@@ -17,14 +17,8 @@ from service.cli import main
 from service.client import Client
 from service.keys import read_keys
 from service.scheduling import Limits
+from tests.array_files import npy, npz
 from tests.conftest import CLASSIFIER
-
-
-def packed(save: Any, *arrays: Any, **named: Any) -> bytes:
-    file = io.BytesIO()
-    save(file, *arrays, **named)
-    return file.getvalue()
-
 
 ROWS = np.array([[1.0, 12.0, 2.0], [3.0, 12.0, 2.0]])
 
@@ -43,6 +37,7 @@ def test_inspect_shows_the_plan_what_runs_once_and_what_for_every_sample(run) ->
     assert sum(step.split(" = ")[1].startswith("linear(") for step in plan["suffix"]) == 2
     assert 0 < plan["deterministic_flop_share"] < 1
     assert plan["notes"] == []  # of devices
+    assert plan["timings"]
     assert all(timing["serves"] in timing["microseconds_a_sample"] for timing in plan["timings"])
 
 
@@ -101,14 +96,14 @@ def test_other_files_give_the_same(run, tmp_path, name, content) -> None:
     ("rows.npy", b"", "not a whole .npy file"),
     ("rows.npz", b"", "not a whole .npz file"),
     ("rows.npy", b"PK\x03\x04 not an archive", "not a whole .npy file"),
-    ("rows.npy", packed(np.savez, x=np.ones((2, 3)))[:-40], "not a whole .npy file"),
-    ("rows.npz", packed(np.savez, x=np.ones((2, 3)))[:-40], "not a whole .npz file"),
-    ("rows.npy", packed(np.savez, x=np.ones((2, 3))), "call it .npz"),
-    ("rows.npz", packed(np.save, np.ones((2, 3))), "call it .npy"),
-    ("rows.npy", packed(np.save, np.float32(1)), "rows first expected, got a single number"),
-    ("rows.npz", packed(np.savez, x=np.ones((2, 3)), y=np.float32(1)), "array 'y': rows first"),
-    ("rows.npy", packed(np.save, np.array(["a", "b"])), "numbers expected, got <U1"),
-    ("rows.npz", packed(np.savez), "no rows"),
+    ("rows.npy", npz(x=np.ones((2, 3)))[:-40], "not a whole .npy file"),
+    ("rows.npz", npz(x=np.ones((2, 3)))[:-40], "not a whole .npz file"),
+    ("rows.npy", npz(x=np.ones((2, 3))), "call it .npz"),
+    ("rows.npz", npy(np.ones((2, 3))), "call it .npy"),
+    ("rows.npy", npy(np.float32(1)), "rows first expected, got a single number"),
+    ("rows.npz", npz(x=np.ones((2, 3)), y=np.float32(1)), "array 'y': rows first"),
+    ("rows.npy", npy(np.array(["a", "b"])), "numbers expected, got <U1"),
+    ("rows.npz", npz(), "no rows"),
 ])
 def test_a_bad_file_is_said_in_a_sentence(run, tmp_path, name, content, words) -> None:
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())

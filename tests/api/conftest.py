@@ -11,10 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.api.app import Server
-from service.clock import MonotonicClock
 from service.repository import loader
-from service.settings import Settings
 from tests.api.mixed import BODY_BYTES, write
+from tests.conftest import loaded
 from tests.open_inference import protocol
 
 
@@ -36,9 +35,7 @@ def mixed(mixed_models: Path) -> Iterator[Server]:
     """A server of it that has loaded them; while it lives, networks of tests may be loaded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "TRUSTED_FACTORIES", ("models.architectures.", "tests.api."))
-        made = Server(Settings(models=mixed_models, device="cpu", body_bytes=BODY_BYTES), MonotonicClock())
-        made.load()
-        yield made
+        yield loaded(mixed_models, body_bytes=BODY_BYTES)
 
 
 @pytest.fixture(autouse=True)

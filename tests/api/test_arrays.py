@@ -12,21 +12,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.array_files import npy, npz
+
 NPY, NPZ = "application/x-npy", "application/x-npz"
 ROWS = np.array([[1.0, 12.0, 2.0], [0.5, 3.0, 1.0], [2.0, 29.0, 3.5]])
 PREDICT, UNCERTAIN = "/v1/models/flowers:predict", "/v1/models/flowers:uncertainty"
-
-
-def npy(array: Any) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=False)
-    return file.getvalue()
-
-
-def npz(**arrays: Any) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
 
 
 def post(
@@ -112,9 +102,7 @@ class Trap:
 
 
 def pickled() -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.array([Trap()], dtype=object), allow_pickle=True)
-    return file.getvalue()
+    return npy(np.array([Trap()], dtype=object))
 
 
 def claiming(header: str) -> bytes:

@@ -7,11 +7,9 @@ import torch
 from fastapi.testclient import TestClient
 
 from models.recipes.publish import REPOSITORY, VERSION
-from service.api.app import Server, create_app
-from service.clock import MonotonicClock
 from service.sampling.device import lacks_bfloat16
-from service.settings import Settings
 from service.wire import ModelCard
+from tests.conftest import client_of, loaded
 
 pytestmark = pytest.mark.skipif(
     bool(lacks_bfloat16(torch.device("cpu"))), reason="the CPU has no fast bfloat16, so float32 runs"
@@ -30,9 +28,7 @@ def client(tmp_path_factory) -> TestClient:
         assert '[numerics]\ndtype = "float32"' in manifest
         changed = manifest.replace('[numerics]\ndtype = "float32"', '[numerics]\ndtype = "bfloat16"')
         (folder / "model.toml").write_text(changed, encoding="utf-8")
-    server = Server(Settings(models=root, device="cpu"), MonotonicClock())
-    server.load()
-    return TestClient(create_app(server.settings, state=server), raise_server_exceptions=False)
+    return client_of(loaded(root))
 
 
 @pytest.mark.parametrize("name", ["digits", "digits_cnn"])

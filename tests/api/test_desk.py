@@ -12,10 +12,10 @@ import pytest
 
 from service.api.app import Server, create_app
 from service.api.bodies import Bodies, Held
-from service.clock import MonotonicClock
 from service.errors import Overloaded
 from service.scheduling.admission import Admission
 from service.settings import Settings
+from tests.conftest import loaded
 
 UNCERTAIN = "/v1/models/flowers:uncertainty"
 LONG: dict[str, Any] = {"instances": [[1.0, 12.0, 2.0]] * 400, "samples": 10_000}  # about a second
@@ -23,10 +23,7 @@ LONG: dict[str, Any] = {"instances": [[1.0, 12.0, 2.0]] * 400, "samples": 10_000
 
 @pytest.fixture
 def server(small_models: Path) -> Server:
-    settings = Settings(models=small_models, device="cpu", rows_by_samples=100_000_000, queue_s=1e6)
-    server = Server(settings, MonotonicClock())
-    server.load()
-    return server
+    return loaded(small_models, rows_by_samples=100_000_000, queue_s=1e6)
 
 
 async def exchange(app: Any, body: bytes, left: asyncio.Event | None = None) -> tuple[int, dict[str, Any]]:

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from models.architectures.mlp import MLP
-from service.api.app import Server, create_app
+from service.api.app import Server
 from service.api.openapi import example_infer
 from service.errors import InvalidManifest
 from service.repository import load_model
 from tests.api.mixed import BODY_BYTES
 from tests.api.test_open_inference import check_error, infer, outputs, tensor
-from tests.conftest import CLASSIFIER, write_model
+from tests.conftest import CLASSIFIER, classifier, client_of, write_model
 from tests.preprocessing.files import noise, packed, png, saved
 
 PNG, JPEG = png(noise(20, 15)), saved(noise(15, 30, seed=1), "JPEG")
@@ -28,7 +27,7 @@ SAMPLED = {"mode": "uncertainty", "samples": 40, "seed": 5}
 
 @pytest.fixture(scope="module")
 def client(mixed: Server) -> TestClient:
-    return TestClient(create_app(mixed.settings, state=mixed), raise_server_exceptions=False)
+    return client_of(mixed)
 
 
 def elements(name: str, *contents: bytes) -> tuple[dict[str, Any], bytes]:
@@ -110,7 +109,7 @@ def test_a_compressed_body_counts_among_the_bodies_in_memory_as_what_it_may_beco
     packed_body = gzip.compress(body)
     limited = mixed.settings.model_copy(update={"waiting_bytes": BODY_BYTES // 2})
     monkeypatch.setattr(mixed, "settings", limited)
-    tight = TestClient(create_app(limited, state=mixed), raise_server_exceptions=False)
+    tight = client_of(mixed)
     path, coding = "/v2/models/flowers/infer", {"Content-Encoding": "gzip"}
     assert tight.post(path, content=body).status_code == 200
     answer = tight.post(path, content=packed_body, headers=coding)
@@ -131,7 +130,7 @@ def test_whole_numbers_that_float32_cannot_hold_are_rounded_to_the_next_it_can(c
 
 
 def test_no_model_is_called_as_the_protocols_route_of_statistics(tmp_path) -> None:
-    folder = write_model(tmp_path, "stats", CLASSIFIER.replace("flowers", "stats"), MLP(3, (16, 8), 2, (0.5, 0.3)))
+    folder = write_model(tmp_path, "stats", CLASSIFIER.replace("flowers", "stats"), classifier())
     with pytest.raises(InvalidManifest, match="stats"):
         load_model(folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,64 +11,25 @@ import torch
 from fastapi.testclient import TestClient
 
 from models.architectures.mlp import MLP
-from service.api.app import Server, create_app
-from service.clock import MonotonicClock
+from service.api.app import Server
 from service.repository import loader
-from service.settings import Settings
 from tests.api.networks import Segmenter, Tagger
-from tests.conftest import write_model
+from tests.conftest import client_of, loaded, write_model
+from tests.manifests import built, manifest, mlp, tensor
 
 
-def flat(name: str, task: str, outputs: int, more: str = "") -> str:
-    return f"""
-name = "{name}"
-task = "{task}"
-description = "For a test."
-{more if "labels" in more else ""}
-[[inputs]]
-name = "x"
-dtype = "float32"
-shape = [3]
-[architecture]
-factory = "models.architectures.mlp:MLP"
-[architecture.arguments]
-inputs = 3
-hidden = [8]
-outputs = {outputs}
-dropout = [0.4]
-{more if "labels" not in more else ""}
-"""
+def flat(name: str, task: str, outputs: int, **more: Any) -> str:
+    return manifest(name, task, [tensor("x", 3)], mlp(3, [8], outputs, [0.4]), **more)
 
 
-TAGGER = """
-name = "tagger"
-task = "generic"
-description = "A tag for every token."
-[[inputs]]
-name = "tokens"
-dtype = "int64"
-shape = [5]
-range = [0, 10]
-[[inputs]]
-name = "context"
-dtype = "float32"
-shape = [3]
-[architecture]
-factory = "tests.api.networks:Tagger"
-"""
-
-SEGMENTER = """
-name = "segmenter"
-task = "generic"
-description = "A class for every pixel."
-[[inputs]]
-name = "picture"
-dtype = "float32"
-shape = [1, 4, 6]
-[architecture]
-factory = "tests.api.networks:Segmenter"
-"""
-
+TAGGER = manifest(
+    "tagger", "generic", [tensor("tokens", 5, dtype="int64", range=[0, 10]), tensor("context", 3)],
+    built("tests.api.networks:Tagger"), description="A tag for every token.",
+)
+SEGMENTER = manifest(
+    "segmenter", "generic", [tensor("picture", 1, 4, 6)], built("tests.api.networks:Segmenter"),
+    description="A class for every pixel.",
+)
 ROW = [0.5, -1.0, 2.0]
 TOKENS = {"tokens": [1, 2, 3, 4, 10], "context": [0.1, 0.2, 0.3]}
 
@@ -77,25 +39,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
     root = tmp_path_factory.mktemp("outputs")
     torch.manual_seed(0)
 
-    def mlp(outputs: int) -> MLP:
+    def net(outputs: int) -> MLP:
         return MLP(3, (8,), outputs, (0.4,))
 
-    write_model(root, "several", flat("several", "regression", 3, "[noise]\ntau = 4.0"), mlp(3))
-    write_model(root, "noisy", flat("noisy", "regression", 4, '[noise]\nhead = "log_variance"'), mlp(4))
-    write_model(root, "single", flat("single", "regression", 2, '[noise]\nhead = "log_variance"'), mlp(2))
-    write_model(root, "labels", flat("labels", "multilabel", 3, 'labels = ["red", "tall", "old"]'), mlp(3))
+    write_model(root, "several", flat("several", "regression", 3, noise={"tau": 4.0}), net(3))
+    write_model(root, "noisy", flat("noisy", "regression", 4, noise={"head": "log_variance"}), net(4))
+    write_model(root, "single", flat("single", "regression", 2, noise={"head": "log_variance"}), net(2))
+    write_model(root, "labels", flat("labels", "multilabel", 3, labels=["red", "tall", "old"]), net(3))
     write_model(root, "tagger", TAGGER, Tagger())
     write_model(root, "segmenter", SEGMENTER, Segmenter())
-    made = Server(Settings(models=root, device="cpu"), MonotonicClock())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "TRUSTED_FACTORIES", ("models.architectures.", "tests.api."))
-        made.load()
-    return made
+        return loaded(root)
 
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> TestClient:
-    return TestClient(create_app(server.settings, state=server), raise_server_exceptions=False)
+    return client_of(server)
 
 
 def ask(client: TestClient, model: str, mode: str, row: object, rows: int = 1, **options: object) -> dict:

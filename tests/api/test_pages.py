@@ -2,13 +2,9 @@
 
 import pytest
 import torch
-from fastapi.testclient import TestClient
 
 from models.architectures.mlp import MLP
-from service.api.app import Server, create_app
-from service.clock import MonotonicClock
-from service.settings import Settings
-from tests.conftest import CLASSIFIER, WITHOUT_DROPOUT, write_model
+from tests.conftest import CLASSIFIER, WITHOUT_DROPOUT, classifier, client_of, loaded, write_model
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v2/health/live"])
@@ -119,10 +115,8 @@ def test_an_example_of_uncertainty_is_of_a_model_that_has_one(tmp_path) -> None:
     torch.manual_seed(0)
     write_model(tmp_path, "almost", WITHOUT_DROPOUT.replace('"plain"', '"almost"'), MLP(2, (4,), 2, (0.0,)))
     locked = CLASSIFIER + "\n[sampling]\nsamples = 30\nseed = 4\nlocked = true\n"
-    write_model(tmp_path, "flowers", locked, MLP(3, (16, 8), 2, (0.5, 0.3)))
-    server = Server(Settings(models=tmp_path, device="cpu"), MonotonicClock())
-    server.load()
-    client = TestClient(create_app(server.settings, state=server), raise_server_exceptions=False)
+    write_model(tmp_path, "flowers", locked, classifier())
+    client = client_of(loaded(tmp_path))
     document = client.get("/openapi.json").json()
     for path in ("/v1/models/{name}:predict", "/v1/models/{name}:uncertainty", "/v2/models/{name}/infer"):
         operation = document["paths"][path]["post"]

@@ -13,8 +13,7 @@ import pytest
 
 from service.api.app import Server, create_app
 from service.api.door import hot_route
-from service.clock import MonotonicClock
-from service.settings import Settings
+from tests.conftest import loaded
 
 ROW = [1.0, 12.0, 2.0]
 LONG = {"instances": [ROW] * 400, "samples": 10_000}
@@ -22,9 +21,7 @@ LONG = {"instances": [ROW] * 400, "samples": 10_000}
 
 @pytest.fixture
 def server(small_models: Path) -> Server:
-    server = Server(Settings(models=small_models, device="cpu", rows_by_samples=100_000_000), MonotonicClock())
-    server.load()
-    return server
+    return loaded(small_models, rows_by_samples=100_000_000)
 
 
 @dataclass

@@ -10,14 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from fastapi.testclient import TestClient
 
-from models.architectures.mlp import MLP
-from service.api.app import Server, create_app
-from service.clock import MonotonicClock
 from service.repository.serving import in_canary
-from service.settings import Settings
-from tests.conftest import CLASSIFIER, write_model
+from tests.conftest import CLASSIFIER, classifier, client_of, loaded, write_model
 
 FLOWER = {"instances": [[1.0, 12.0, 2.0]]}
 INDEX, LOAD, UNLOAD = "/v2/repository/index", "/v2/repository/models/{}/load", "/v2/repository/models/{}/unload"
@@ -29,7 +24,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("versions")
     for seed in (1, 2):
         torch.manual_seed(seed)
-        write_model(root, "flowers", CLASSIFIER, MLP(3, (16, 8), 2, (0.5, 0.3)), str(seed))
+        write_model(root, "flowers", CLASSIFIER, classifier(), str(seed))
     return root
 
 
@@ -38,9 +33,8 @@ class Site:
 
     def __init__(self, root: Path, **settings: Any) -> None:
         self.root = root
-        self.state = Server(Settings(models=root, device="cpu", reload_s=0, **settings), MonotonicClock())
-        self.state.load()
-        self.client = TestClient(create_app(self.state.settings, state=self.state), raise_server_exceptions=False)
+        self.state = loaded(root, reload_s=0, **settings)
+        self.client = client_of(self.state)
 
     def index(self, **body: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.client.post(INDEX, json=body).json()

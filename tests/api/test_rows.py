@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import re
 import sys
 from typing import Any
@@ -27,7 +26,8 @@ from service.preprocessing.steps import ImageSteps
 from service.repository import ReadyModel, load_model
 from tests.api.mixed import BODY_BYTES, JUDGE, STEPS
 from tests.api.networks import Judge
-from tests.conftest import write_model
+from tests.array_files import npy
+from tests.conftest import client_of, write_model
 from tests.preprocessing.files import noise, packed, png, saved, tokenizer
 
 PNG, JPEG = png(noise(20, 15)), saved(noise(15, 30, seed=1), "JPEG")
@@ -42,7 +42,7 @@ def server(mixed: Server) -> Server:
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> TestClient:
-    return TestClient(create_app(server.settings, state=server), raise_server_exceptions=False)
+    return client_of(server)
 
 
 def post(client: TestClient, model: str, *rows: Any, mode: str = "uncertainty", **options: Any) -> httpx.Response:
@@ -234,9 +234,7 @@ def test_the_contracts_example_is_answered(client, server, model) -> None:
 
 
 def test_arrays_are_answered_as_before(client) -> None:
-    file = io.BytesIO()
-    np.save(file, np.array([pixels(PNG)], np.float32))
-    found = client.post("/v1/models/photo:uncertainty", content=file.getvalue(),
+    found = client.post("/v1/models/photo:uncertainty", content=npy(np.array([pixels(PNG)], np.float32)),
                         headers={"Content-Type": "application/x-npy"})
     assert found.json()["predictions"] == answers(client, "photo", packed(PNG))
 

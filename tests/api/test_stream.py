@@ -58,6 +58,7 @@ def test_there_is_an_event_after_each_block_of_samples(application) -> None:
 
 def test_there_is_news_in_every_event_of_a_long_request(application) -> None:
     counts = [body["predictions"][0]["samples"] for _, body in streamed(application, instances=ROWS, samples=5000)]
+    assert (counts[0], counts[-1]) == (10, 5000)
     assert counts == sorted(set(counts))
     assert all(after <= before + max(10, before / 8) for before, after in pairwise(counts))
     assert len(counts) < 60
@@ -66,6 +67,7 @@ def test_there_is_news_in_every_event_of_a_long_request(application) -> None:
 @pytest.mark.parametrize("options", [{}, {"masks": "independent"}, {"design": "iid", "samples": 60}])
 def test_an_answer_so_far_is_the_mean_and_std_of_the_samples_so_far(application, options) -> None:
     *so_far, (_, last) = streamed(application, instances=ROWS, include_samples=True, **options)
+    assert len(so_far) >= 4
     for _, body in so_far:
         for row, whole in zip(body["predictions"], last["predictions"], strict=True):
             drawn = [sample[row["index"]] for sample in whole["sample_values"][: row["samples"]]]

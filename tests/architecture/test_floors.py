@@ -36,7 +36,9 @@ FLOORS = {
         *EXTRAS, "fastapi", "uvicorn", "httpx", "prometheus_client", "service.cli", "service.client"),
     "service.client": ("torch", "fastapi", "starlette", "prometheus_client", "service.sampling", "service.api"),
     "service.cli": ("torch", "fastapi"),
+    "service.workers": ("torch", "numpy", "pydantic", "fastapi"),  # the parent of workers, which is to be small
     "models.architectures.mlp": (*WEB, "service"),
+    "models.architectures.cnn": (*WEB, "service"),
 }
 
 

@@ -17,10 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 import service
-from models.architectures.mlp import MLP
 from service.errors import UnservableModel
 from service.repository import load_model
-from tests.conftest import CLASSIFIER
+from tests.conftest import CLASSIFIER, classifier
 
 SOURCES = sorted(Path(service.__file__).parent.rglob("*.py"))
 RUNS = {"eval", "exec", "compile", "__import__"}
@@ -106,7 +105,7 @@ def test_only_the_projects_own_architectures_are_built(tmp_path, factory, monkey
     folder = tmp_path / "flowers" / "1"
     folder.mkdir(parents=True)
     (folder / "model.toml").write_text(CLASSIFIER.replace("models.architectures.mlp:MLP", factory))
-    save_file(MLP(3, (16, 8), 2, (0.5, 0.3)).state_dict(), folder / "weights.safetensors")
+    save_file(classifier().state_dict(), folder / "weights.safetensors")
     with pytest.raises(UnservableModel):
         load_model(folder)
 

@@ -29,6 +29,7 @@ def test_every_column_of_every_network_is_timed_few_rows_first(monkeypatch) -> N
     assert head.count("|") == 2 + len(COLUMNS) + len(RATIOS) + 2
     rows = [line.strip("| ").split(" | ") for line in cells if line.startswith("|")]
     assert [row[:2] for row in rows] == [["MLP", "1"], ["CNN", "1"], ["MLP", "3"], ["CNN", "3"]]
+    assert {len(row) for row in rows} == {len(head.strip("| ").split(" | "))}
     assert all(float(cell) >= 0 for row in rows for cell in row[2 : 2 + len(COLUMNS) + len(RATIOS)])
     remarks = [line for line in cells if line.startswith("- ")]
     assert [line for line in remarks if line.startswith("- MLP, bfloat16: admitted")]

@@ -9,39 +9,23 @@ from pathlib import Path
 import torch
 
 from models.architectures.cnn import CNN
-from models.architectures.mlp import MLP
 from service.cli import main
 from service.repository import loader
-from tests.api.mixed import JUDGE, WITNESS
-from tests.api.networks import Judge, Witness
-from tests.conftest import CLASSIFIER, write_model
-from tests.preprocessing.files import tokenizer
+from tests.api.mixed import write_texts
+from tests.conftest import CLASSIFIER, classifier, write_model
+from tests.manifests import built, manifest, tensor
 
-PICTURE = """
-name = "picture"
-task = "classification"
-description = "What is in a picture of the usual size."
-labels = ["cat", "dog", "neither"]
-[[inputs]]
-name = "image"
-dtype = "float32"
-shape = [3, 224, 224]
-[architecture]
-factory = "models.architectures.cnn:CNN"
-[architecture.arguments]
-image_channels = 3
-side = 224
-channels = [2, 4]
-hidden = 8
-outputs = 3
-"""
+PICTURE = manifest(
+    "picture", "classification", [tensor("image", 3, 224, 224)],
+    built("models.architectures.cnn:CNN", image_channels=3, side=224, channels=[2, 4], hidden=8, outputs=3),
+    description="What is in a picture of the usual size.", labels=["cat", "dog", "neither"],
+)
 
 
 def make(root: Path) -> None:
     torch.manual_seed(0)
-    write_model(root, "flowers", CLASSIFIER, MLP(3, (16, 8), 2, (0.5, 0.3)))
-    tokenizer().save(str(write_model(root, "judge", JUDGE, Judge()) / "tokenizer.json"))
-    tokenizer().save(str(write_model(root, "witness", WITNESS, Witness()) / "said.tokenizer.json"))
+    write_model(root, "flowers", CLASSIFIER, classifier())
+    write_texts(root)
     write_model(root, "picture", PICTURE, CNN(3, 224, channels=(2, 4), hidden=8, outputs=3).eval())
 
 

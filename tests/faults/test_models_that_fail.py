@@ -16,25 +16,15 @@ import torch
 
 from tests.conftest import write_model
 from tests.faults.architectures.faulty import EXITS, HANGS, NOT_A_NUMBER, OUT_OF_MEMORY, RAISES, SLOW, Faulty
+from tests.manifests import built, manifest, tensor
 from tests.process.conftest import ROOT, Running, served
 
 pytestmark = pytest.mark.slow
 
-MANIFEST = """
-name = "faulty"
-task = "classification"
-description = "Fails where its input says so."
-labels = ["a", "b"]
-
-[[inputs]]
-name = "x"
-dtype = "float32"
-shape = [1]
-range = [0.0, 1.0]
-
-[architecture]
-factory = "models.architectures.faulty:Faulty"
-"""
+MANIFEST = manifest(
+    "faulty", "classification", [tensor("x", 1, range=[0.0, 1.0])], built("models.architectures.faulty:Faulty"),
+    description="Fails where its input says so.", labels=["a", "b"],
+)
 PREDICT, UNCERTAIN = "/v1/models/faulty:predict", "/v1/models/faulty:uncertainty"
 WAIT_S = 60.0
 

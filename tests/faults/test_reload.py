@@ -15,9 +15,8 @@ import httpx
 import pytest
 import torch
 
-from models.architectures.mlp import MLP
 from service.repository import load_model
-from tests.conftest import CLASSIFIER, write_model
+from tests.conftest import CLASSIFIER, classifier, write_model
 from tests.process.conftest import Running, served
 
 pytestmark = pytest.mark.slow
@@ -39,7 +38,7 @@ class Folder:
         self.digests: dict[str, str] = {}
         for seed, name in enumerate("ab"):
             torch.manual_seed(seed)
-            made = write_model(root / name, "flowers", CLASSIFIER, MLP(3, (16, 8), 2, (0.5, 0.3)))
+            made = write_model(root / name, "flowers", CLASSIFIER, classifier())
             model = load_model(made)
             self.contents[name], self.digests[name] = made, model.digest
             self.lone[model.digest] = model.sampler.uncertainty(torch.tensor([ROW]), 20, 3).mean[0].tolist()

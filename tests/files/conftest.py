@@ -19,17 +19,16 @@ from service.repository import ReadyModel
 from service.repository.loader import load_model
 from service.sampling.untimed import chosen_by_rule
 from service.scheduling import Options
-from tests.conftest import CLASSIFIER, REGRESSION, write_model
+from tests.conftest import CLASSIFIER, classifier, write_model
+from tests.manifests import manifest, mlp, tensor
 
 CHUNK = 4
 SHARED = Options(20, 3, "shared", "balanced")
 INDEPENDENT = Options(20, 3, "independent", "balanced")
 
-TWO_TARGETS = REGRESSION.replace('"height"', '"sizes"').replace("outputs = 1", "outputs = 2").replace("tau = 4.0", "")
-TWO_TARGETS = TWO_TARGETS.replace("[noise]", "")
+TWO_TARGETS = manifest("sizes", "regression", [tensor("x", 4)], mlp(4, [16], 2, [0.2]))
 BOTH_KINDS = CLASSIFIER.replace('"flowers"', '"both"').replace('"classification"', '"multilabel"')
-ANYTHING = REGRESSION.replace('"height"', '"anything"').replace('"regression"', '"generic"').replace("[noise]", "")
-ANYTHING = ANYTHING.replace("tau = 4.0", "").replace("outputs = 1", "outputs = 3")
+ANYTHING = manifest("anything", "generic", [tensor("x", 4)], mlp(4, [16], 3, [0.2]))
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +39,7 @@ def by_rule(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     folders = [
         small_models / "flowers" / "1", small_models / "height" / "1",
         write_model(root, "sizes", TWO_TARGETS, MLP(4, (16,), 2, (0.2,))),
-        write_model(root, "both", BOTH_KINDS, MLP(3, (16, 8), 2, (0.5, 0.3))),
+        write_model(root, "both", BOTH_KINDS, classifier()),
         write_model(root, "anything", ANYTHING, MLP(4, (16,), 3, (0.2,))),
     ]
     with chosen_by_rule():

@@ -38,6 +38,7 @@ def answers(request, by_rule, tmp_path) -> tuple[list[dict[str, Any]], Path, Any
 def test_every_field_of_a_row_is_a_column_or_null_for_want_of_a_calibration(answers) -> None:
     rows, _, model, options = answers
     columns = {column.name for column in columns_of(model, options)}
+    assert len(rows) == 7
     for row in rows:
         left_out = set(row) - columns
         assert left_out <= {*OF_A_CALIBRATION, "out_of_range"}

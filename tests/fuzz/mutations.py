@@ -8,6 +8,7 @@ from random import Random
 
 import numpy as np
 
+from tests.array_files import npy
 from tests.fuzz.words import (
     NAMES,
     NASTY_ADDRESSES,
@@ -17,7 +18,6 @@ from tests.fuzz.words import (
     OPTIONS,
     PATHS,
     ROWS,
-    npy,
     npz,
 )
 

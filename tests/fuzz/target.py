@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from tests.process.conftest import ROOT
+from tests.process.conftest import ROOT, environment
 
 README = (ROOT / "README.md").read_text()
 DIGITS = json.loads(re.search(r"<!-- file: digits\.json -->\n```json\n(.*?)```", README, re.DOTALL)[1])  # type: ignore[index]
@@ -71,13 +70,11 @@ def target(folder: Path) -> Iterator[Target]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("ERRORBAR_")}
-    environment |= {f"ERRORBAR_{name.upper()}": value for name, value in SETTINGS.items()}
     log = folder / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "service", "serve", "--port", str(port), "--device", "cpu"],
-            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=file)
+            cwd=ROOT, env=environment(**SETTINGS), stdout=subprocess.DEVNULL, stderr=file)
     try:
         found = Target(process, f"http://127.0.0.1:{port}", log)
         _wait_until_ready(found)

@@ -9,17 +9,11 @@ from typing import Any
 
 import numpy as np
 
-
-def npy(array: Any) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=True)
-    return file.getvalue()
+from tests.array_files import bytes_of, npy
 
 
 def npz(**arrays: Any) -> bytes:
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    return file.getvalue()
+    return bytes_of(np.savez_compressed, **arrays)
 
 
 def zipped(files: dict[str, bytes]) -> bytes:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -90,11 +87,3 @@ def test_a_regression_adds_its_offset_last() -> None:
     nn.init.constant_(output.bias, 1e-9)
     assert torch.equal(module(torch.zeros(1, 2)), torch.tensor([[1000.0]]))
     assert {name for name in module.state_dict() if name.startswith("restore.")} == {"restore.shift", "restore.scale"}
-
-
-def test_the_architectures_know_nothing_of_scikit_learn() -> None:
-    program = (
-        "import sys, models.architectures.mlp, models.architectures.cnn; "
-        "sys.exit('sklearn' in sys.modules or 'service' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

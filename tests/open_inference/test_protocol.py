@@ -38,8 +38,10 @@ INFER = {"path": "/v2/models/m/infer", "method": "POST"}
     {**INFER, "body": inferred(IN_BYTES, OUTPUT), "kind": BINARY, "behind": b"1234"},
     {"path": "/v2/nothing", "status": 404, "body": {"error": "nothing"}},
 ])
-def test_a_right_response_is_taken(response) -> None:
+def test_a_right_response_is_taken_and_in_another_media_type_is_told(response) -> None:
     checked(**response)
+    with pytest.raises(NotTheProtocol, match="as 'text/plain', not one of"):
+        checked(**{**response, "kind": "text/plain"})
 
 
 @pytest.mark.parametrize("response", [

@@ -32,17 +32,28 @@ class Running:
         raise AssertionError(f"the server ended before it said {words!r}:\n{''.join(self.log)}")
 
 
+def environment(**settings: str) -> dict[str, str]:
+    """This process's own, with no other settings of Errorbar than these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ERRORBAR_")}
+    return kept | {"PYTHONPATH": str(ROOT)} | {f"ERRORBAR_{name.upper()}": value for name, value in settings.items()}
+
+
+def ended(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """`errorbar` with these arguments and settings, once it has ended by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments], cwd=ROOT, env=environment(**settings), capture_output=True,
+        text=True, check=False, timeout=120)
+
+
 @contextmanager
 def served(
     *arguments: str, ready: bool = True, program: Sequence[str] = ("-m", "service"), python: str = sys.executable,
     **settings: str
 ) -> Iterator[Running]:
     """`errorbar serve` with these arguments and settings; ended by its own process id whatever happens."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("ERRORBAR_")}
-    environment |= {f"ERRORBAR_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(
         [python, *program, "serve", "--port", "0", "--device", "cpu", *arguments],
-        cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        cwd=ROOT, env=environment(**settings), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
         text=True,
     )
     running = Running(process, "", [])

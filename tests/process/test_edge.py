@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import ssl
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -18,7 +15,7 @@ import trustme
 from service.client import Client
 from service.errors import Unauthenticated
 from service.keys import hashed, with_key
-from tests.process.conftest import ROOT, Running, served
+from tests.process.conftest import Running, ended, served
 
 pytestmark = pytest.mark.slow
 
@@ -104,13 +101,11 @@ def test_what_is_wrong_with_a_certificate_or_a_file_of_keys_ends_the_start_in_a_
     settings = certify(tmp_path, trustme.CA()) | {
         name: str(tmp_path / value) if "." in value and "minimum" not in name else value
         for name, value in change.items()}
-    environment = os.environ | {f"ERRORBAR_{name.upper()}": value for name, value in settings.items() if value}
-    ended = subprocess.run(
-        [sys.executable, "-m", "service", "serve", "--port", "0", "--models", str(small_models)],
-        env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
-    assert ended.returncode == 2
-    assert words in " ".join(ended.stderr.split())
-    assert "Traceback" not in ended.stderr
+    given = {name: value for name, value in settings.items() if value}
+    done = ended("serve", "--port", "0", "--models", str(small_models), **given)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 def test_keys_come_and_go_without_a_restart(tmp_path, small_models) -> None:
@@ -153,12 +148,10 @@ def test_administrators_have_a_port_of_their_own_that_a_full_one_leaves_alone(sm
 def test_a_port_that_is_taken_ends_the_start_in_a_sentence(small_models) -> None:
     with served("--models", str(small_models)) as server:
         port = server.url.rsplit(":", 1)[1]
-        for settings in ({"ERRORBAR_PORT": port}, {"ERRORBAR_PORT": "0", "ERRORBAR_ADMIN_PORT": port}):
-            ended = subprocess.run(
-                [sys.executable, "-m", "service", "serve", "--models", str(small_models)], cwd=ROOT,
-                env=os.environ | settings, capture_output=True, text=True, check=False, timeout=60)
-            assert ended.returncode == 3
-            assert f"cannot listen on 127.0.0.1 port {port}" in ended.stderr
+        for settings in ({"port": port}, {"port": "0", "admin_port": port}):
+            done = ended("serve", "--models", str(small_models), **settings)
+            assert done.returncode == 3
+            assert f"cannot listen on 127.0.0.1 port {port}" in done.stderr
 
 
 def lines_of(server: Running) -> list[dict[str, object]]:

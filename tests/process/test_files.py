@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.process.conftest import ROOT
+from tests.process.conftest import environment
 
 pytestmark = pytest.mark.slow
 
@@ -29,11 +28,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begun(folder: Path, models: Path, out: str) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("ERRORBAR_")} | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-m", "service", "uncertainty", "flowers", "rows.csv", "--out", out, "--models", str(models),
          "--device", "cpu", "--masks", "independent"],
-        cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=folder, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )
 
 

@@ -6,8 +6,6 @@ import hashlib
 import json
 import signal
 import socket
-import subprocess
-import sys
 from http.client import HTTPResponse
 from typing import Any
 
@@ -18,7 +16,7 @@ import torch
 from service.repository import load_model
 from service.sampling.arming import state_digest
 from service.settings import BUNDLED_MODELS
-from tests.process.conftest import ROOT, served
+from tests.process.conftest import ended, served
 
 FLOWERS = [[1.0, 12.0, 2.0]] * 1000
 
@@ -94,11 +92,10 @@ def test_a_model_that_cannot_be_served_keeps_the_server_from_being_ready(tmp_pat
     (["--port", "99999"], "port"), (["--models", "/nowhere/at/all"], "not a folder"),
 ])
 def test_a_wrong_setting_ends_the_server_with_a_sentence(arguments, words) -> None:
-    ended = subprocess.run([sys.executable, "-m", "service", "serve", *arguments], capture_output=True, text=True,
-                           check=False, cwd=ROOT)
-    assert ended.returncode == 2
-    assert words in ended.stderr
-    assert "Traceback" not in ended.stderr
+    done = ended("serve", *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_weights_are_the_same_after_a_thousand_uncertainty_requests() -> None:
@@ -115,8 +112,7 @@ def test_weights_are_the_same_after_a_thousand_uncertainty_requests() -> None:
 
 
 def test_loading_the_bundled_models_says_nothing_that_is_not_errorbars_own() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "service", "verify"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = ended("verify")
+    assert done.returncode == 0
     assert done.stderr == ""
     assert done.stdout.count("ok") == 4

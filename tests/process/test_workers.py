@@ -7,10 +7,10 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -23,7 +23,7 @@ from benchmarks.traffic import http_post
 from service.errors import InvalidSettings
 from service.shared_port import listeners
 from service.workers import hand_over, pause_s, threads_each
-from tests.process.conftest import ROOT, Running, served
+from tests.process.conftest import Running, ended, served
 from tests.process.test_server import FLOWERS, Exchange
 
 pytestmark = pytest.mark.slow
@@ -73,11 +73,18 @@ def one_model(small_models, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def two(one_model) -> Iterator[Running]:
-    with served("--models", str(one_model), "--workers", "2", ready=False) as server:
+@contextmanager
+def two_workers(models: Path, **settings: str) -> Iterator[Running]:
+    """A server of two processes that are both ready."""
+    with served("--models", str(models), "--workers", "2", ready=False, **settings) as server:
         seen(server, "listening on", 2)
         seen(server, "ready: ", 2)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def two(one_model) -> Iterator[Running]:
+    with two_workers(one_model) as server:
         yield server
 
 
@@ -115,17 +122,13 @@ def test_every_worker_gives_the_same_answer_to_rounding(two) -> None:
 def test_a_port_that_workers_share_is_not_shared_with_another_server(two, one_model) -> None:
     port = two.url.rpartition(":")[2]
     for workers in ("1", "2"):
-        other = subprocess.run(
-            [sys.executable, "-m", "service", "serve", "--models", str(one_model), "--port", port, "--workers",
-             workers], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        other = ended("serve", "--models", str(one_model), "--port", port, "--workers", workers)
         assert other.returncode != 0
         assert "address already in use" in other.stderr.lower()
 
 
 def test_workers_that_are_told_to_end_answer_what_is_in_flight_and_the_parent_exits_0(one_model) -> None:
-    with served("--models", str(one_model), "--workers", "2", ready=False) as server:
-        seen(server, "listening on", 2)
-        seen(server, "ready: ", 2)
+    with two_workers(one_model) as server:
         exchanges = [Exchange(server.url, {"instances": FLOWERS, "samples": 200}) for _ in range(8)]
         for exchange in exchanges:
             exchange.begun()
@@ -142,11 +145,9 @@ def test_workers_that_are_told_to_end_answer_what_is_in_flight_and_the_parent_ex
 
 def test_every_worker_reads_its_keys_again_when_the_parent_is_told_so(one_model, tmp_path) -> None:
     keys = tmp_path / "keys.toml"
-    made = subprocess.run([sys.executable, "-m", "service", "keys", "add", "ward", "--file", str(keys)], cwd=ROOT,
-                          capture_output=True, text=True, check=True)
-    with served("--models", str(one_model), "--workers", "2", ready=False, keys=str(keys)) as server:
-        seen(server, "listening on", 2)
-        seen(server, "ready: ", 2)
+    made = ended("keys", "add", "ward", "--file", str(keys))
+    assert made.returncode == 0
+    with two_workers(one_model, keys=str(keys)) as server:
         server.process.send_signal(signal.SIGHUP)
         seen(server, ": read again", 2)
         answer = httpx.get(f"{server.url}/v1/models", headers={"X-API-Key": made.stdout.split()[-1]})
@@ -156,9 +157,7 @@ def test_every_worker_reads_its_keys_again_when_the_parent_is_told_so(one_model,
 
 
 def test_a_worker_that_had_to_cut_a_request_makes_the_parent_exit_1(one_model) -> None:
-    with served("--models", str(one_model), "--workers", "2", ready=False, grace_s="0.5") as server:
-        seen(server, "listening on", 2)
-        seen(server, "ready: ", 2)
+    with two_workers(one_model, grace_s="0.5") as server:
         stuck = Exchange(server.url, {"instances": FLOWERS})
         stuck.begun()
         server.process.send_signal(signal.SIGTERM)
@@ -180,12 +179,6 @@ def test_workers_whose_parent_was_killed_free_the_port(one_model) -> None:
         server.process.communicate(timeout=60)  # the log ends when the last worker has ended
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/healthz")
-
-
-def test_the_parent_of_workers_holds_no_torch() -> None:
-    code = "import sys, service.workers; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert {"torch", "numpy", "fastapi", "pydantic"} & set(done.stdout.split()) == set()
 
 
 def test_a_place_whose_workers_die_young_stays_empty_longer_and_longer() -> None:

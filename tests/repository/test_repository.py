@@ -10,19 +10,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models.architectures import mlp
-from models.architectures.mlp import MLP
 from service.errors import InvalidManifest, ModelNotFound, NotReady, UnservableModel, VersionNotFound
 from service.repository import Repository, load_model
 from service.repository.loader import _probe_input
 from service.sampling import preparation
 from service.scheduling import Engine
-from tests.conftest import CLASSIFIER, write_model
+from tests.conftest import CLASSIFIER, classifier, write_model
+from tests.manifests import built, manifest, tensor
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    return write_model(tmp_path, "flowers", CLASSIFIER, MLP(3, (16, 8), 2, (0.5, 0.3)))
+    return write_model(tmp_path, "flowers", CLASSIFIER, classifier())
 
 
 def test_a_loaded_model_answers_and_has_a_digest_over_all_its_files(folder) -> None:
@@ -35,7 +35,7 @@ def test_a_loaded_model_answers_and_has_a_digest_over_all_its_files(folder) -> N
 
 def test_the_highest_version_serves_by_default_as_a_number(folder) -> None:
     for version in ("2", "10"):
-        write_model(folder.parent.parent, "flowers", CLASSIFIER, MLP(3, (16, 8), 2, (0.5, 0.3)), version)
+        write_model(folder.parent.parent, "flowers", CLASSIFIER, classifier(), version)
     repository = Repository(folder.parent.parent)
     for name, number in repository.versions:
         repository.admit(repository.load(name, number))
@@ -116,27 +116,18 @@ class Tokens(nn.Module):
         return self.output(nn.functional.dropout(self.embedding(x), 0.5, self.training).flatten(1))
 
 
-TOKENS = """
-name = "words"
-task = "classification"
-description = "Three words."
-labels = ["no", "yes"]
-[[inputs]]
-name = "x"
-dtype = "int64"
-shape = [3]
-range = [0, 9]
-[architecture]
-factory = "models.architectures.mlp:Tokens"
-[architecture.arguments]
-"""
+def tokens(highest: int = 9, **arguments: str) -> str:
+    return manifest(
+        "words", "classification", [tensor("x", 3, dtype="int64", range=[0, highest])],
+        built("models.architectures.mlp:Tokens", **arguments), description="Three words.", labels=["no", "yes"],
+    )
 
 
 @pytest.fixture
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(mlp, "Tokens", Tokens, raising=False)
     torch.manual_seed(0)
-    return write_model(tmp_path, "words", TOKENS, Tokens())
+    return write_model(tmp_path, "words", tokens(), Tokens())
 
 
 def test_a_model_of_tokens_loads_and_is_probed_with_the_first_and_the_last(words) -> None:
@@ -150,15 +141,15 @@ def test_a_model_of_tokens_loads_and_is_probed_with_the_first_and_the_last(words
     engine.drain()
 
 
-@pytest.mark.parametrize("high", ["10", "9223372036854775807"])
+@pytest.mark.parametrize("high", [10, 9223372036854775807])
 def test_a_range_wider_than_the_vocabulary_is_refused_before_a_client_meets_it(words, high) -> None:
-    (words / "model.toml").write_text(TOKENS.replace("[0, 9]", f"[0, {high}]"))
+    (words / "model.toml").write_text(tokens(high))
     with pytest.raises(UnservableModel, match=rf"words.1: .*IndexError.*range of x \[0, {high}\] wider"):
         load_model(words)
 
 
 def test_whatever_a_models_own_code_raises_makes_it_unservable_with_a_reason(words) -> None:
-    (words / "model.toml").write_text(TOKENS + 'fault = "first line\\nsecond"\n')
+    (words / "model.toml").write_text(tokens(fault="first line\nsecond"))
     with pytest.raises(UnservableModel) as caught:
         load_model(words)
     assert str(words) in caught.value.detail

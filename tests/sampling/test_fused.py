@@ -135,4 +135,4 @@ def test_the_kernel_compiles_for_a_device_which_asks_more_than_the_interpreter()
     done = subprocess.run([sys.executable, "-m", "tests.sampling.compiled_masks"], capture_output=True, text=True,
                           check=False, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert all(int(size) > 1000 for size in done.stdout.split())
+    assert min(map(int, done.stdout.split()), default=0) > 1000
