@@ -247,7 +247,7 @@ def decode_instances(instances: Any, manifest: Manifest, plain: bool, first_row:
 
 def _lists_of_numbers(rows: list[Any], manifest: Manifest) -> dict[str, Tensor] | None:
     """Rows that are what most requests have: for the one input, a list of as many numbers as it takes. None where they
-    are something else, or a number is none that float32 can hold. numpy would take three times as long."""
+    may be something else, which takes numpy three times as long to see."""
     spec, *others = manifest.inputs
     if others or spec.dtype != "float32" or len(spec.shape) != 1:
         return None
@@ -257,6 +257,8 @@ def _lists_of_numbers(rows: list[Any], manifest: Manifest) -> dict[str, Tensor] 
         for place, row in zip(numbers, rows, strict=True):
             pack(place, 0, *row)
     except (struct.error, TypeError, OverflowError):
+        return None
+    if not np.isfinite(numbers).all():
         return None
     return {spec.name: torch.from_numpy(numbers)}
 

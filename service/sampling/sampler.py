@@ -154,10 +154,10 @@ class Sampler:
             return "sampled"
         return "rao_blackwell" if self._plan.ending.split.masks else "closed_form"
 
-    def mixes_seeds(self, rows: int, method: Method) -> bool:
-        """Whether requests of so many rows each, answered by `method` with shared masks, cost no more together where
-        their seeds differ."""
-        return method == "sampled" and self._kernels.for_rows(rows, False, None).rows_apart
+    def mixes_seeds(self, rows: int) -> bool:
+        """Whether requests of so many rows each, that are sampled with shared masks, cost no more together where their
+        seeds differ."""
+        return self._kernels.for_rows(rows, False, None).rows_apart
 
     def use_noise_head(self, head: NoiseHead) -> None:
         """From now on the columns of the output are taken for locations, then as many of their noise. Every statistic
@@ -240,7 +240,8 @@ class Sampler:
         wanted = asked(samples, seed, masks, design, first_row, include_samples, rule, count, pace)
         chosen = self.method_for(method, include_samples or kernel is not None)
         if wanted.seeds is not None:
-            if rule is not None or wanted.places is not None or kernel is not None or not self.mixes_seeds(1, chosen):
+            plain = rule is None and kernel is None and wanted.places is None and chosen == "sampled"
+            if not plain or not self.mixes_seeds(1):
                 raise InvalidOption.at("seed", "one whole number for all rows expected; see `mixes_seeds`")
             kernel = self._kernels.for_rows(1, False, None)
         if rule is not None:

@@ -30,7 +30,7 @@ from service.statistics import BLOCK
 log = logging.getLogger("errorbar")
 
 _PATIENCE = 20.0  # times its expected length that a part may take before it counts as hanging, where that is longer
-_COMPANY = 4.0  # times as long as a small job at most, that several together may take: one by one they would take longer
+_COMPANY = 4.0  # times as long as a small job may take, for several together: one by one they would take longer
 _WATCHED = 4.0  # times its plain cost, that a job is expected to take which is watched, until one was seen
 _MOST_RUNS = 4  # batches under way at once, which hold memory
 

@@ -106,19 +106,16 @@ class Job:
         self.options, self.priority, self.partial, self.watcher = options, priority, partial, watcher
         self.rows = next(iter(inputs.values())).shape[0]
         self.method: Method | None = None
-        self.samples, stops = 1, False
+        self.samples, stops, mixes = 1, False, False
         if options is not None:
             self.method = model.sampler.method_for(options.method, options.keeps_samples)
-            stops = options.stops_early
+            stops, mixes = options.stops_early, self._mixes_seeds(options)
             if self.method != "closed_form":
                 self.samples = options.effective_samples
         self.passes = self.rows * self.samples
         self.size = self.passes.bit_length()
         self.kind: Hashable = (model.name, model.version, mode, self.method, stops)
-        alike: Hashable = options
-        if options is not None and self.method is not None and not stops and options.masks == "shared" \
-                and self.rows <= _MIXED_ROWS and model.sampler.mixes_seeds(self.rows, self.method):
-            alike = options.but_seed
+        alike = options.but_seed if options is not None and mixes else options
         self.key: Hashable = (model.name, id(model.sampler), alike)
 
     @property
@@ -130,6 +127,11 @@ class Job:
     def runs_alone(self) -> bool:
         """Whether its samples depend on its deadline, or are watched, which is nobody else's affair."""
         return self.partial or self.watcher is not None
+
+    def _mixes_seeds(self, options: Options) -> bool:
+        """Whether it may run with others that differ from it in nothing but their seed."""
+        return (self.rows <= _MIXED_ROWS and options.masks == "shared" and not options.stops_early
+                and self.method == "sampled" and self.model.sampler.mixes_seeds(self.rows))
 
     def but(self, **changed: Any) -> Job:
         """The same with something else in place of what it was made of."""

@@ -1,5 +1,6 @@
 """Chains of linear layers: every kernel gives what masks give."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -149,6 +150,39 @@ def test_a_row_that_runs_sparse_has_the_same_bits_in_any_company() -> None:
     company = kernel.run([values], 600, 50, drawn)
     for i in (0, 1, 599):
         assert torch.equal(kernel.run([values[i : i + 1]], 1, 50, drawn)[:, 0], company[:, i])
+
+
+def test_rows_of_several_seeds_that_run_together_have_the_bits_of_each_seed() -> None:
+    sampler = prepare(chain(nn.ReLU()), X, task="classification")
+    sampler.serves_from[:] = [(1, kernel_of(sampler, "sparse"))]
+    many = torch.randn(300, 12, generator=torch.Generator().manual_seed(1))
+    seeds = torch.randint(0, 5, (300,), generator=torch.Generator().manual_seed(2)).numpy()
+    together = sampler.uncertainty(many, 130, seed=seeds, include_samples=True)
+    for seed in range(5):
+        expected, rows = sampler.uncertainty(many, 130, seed=seed, include_samples=True), seeds == seed
+        for name in ("draws", "mean", "std", "mean_se", "std_se", "entropy", "mutual_information"):
+            assert torch.equal(getattr(together, name)[rows], getattr(expected, name)[rows])
+
+
+def test_seeds_share_a_pass_where_the_kernel_that_serves_so_many_rows_computes_each_by_itself() -> None:
+    sampler = prepare(chain(nn.ReLU()), X, task="classification")
+    sampler.serves_from[:] = [(1, kernel_of(sampler, "sparse")), (64, kernel_of(sampler, "folded"))]
+    assert sampler.mixes_seeds(63)
+    assert not sampler.mixes_seeds(64)
+
+
+@pytest.mark.parametrize(("seeds", "options"), [
+    (np.zeros(8, np.int64), {}), (np.zeros(9, np.int32), {}), (np.full(9, -1), {}), (np.full(9, 2**53), {}),
+    (np.arange(9), {"masks": "independent"}), (np.arange(9), {"tolerance": 0.1}), (np.arange(9), {"kernel": "thinned"}),
+])
+def test_seeds_of_rows_are_refused_where_they_are_none_or_cannot_run_together(seeds, options) -> None:
+    sampler = prepare(chain(nn.ReLU()), X, task="classification")
+    sampler.serves_from[:] = [(1, kernel_of(sampler, "sparse"))]
+    assert sampler.uncertainty(X, 20, seed=np.arange(9)).samples == 20
+    if "kernel" in options:
+        options = {"kernel": kernel_of(sampler, options["kernel"])}
+    with pytest.raises(InvalidOption, match="seed"):
+        sampler.uncertainty(X, 20, seed=seeds, **options)
 
 
 def test_only_relu_stands_between_layers_that_run_sparse() -> None:

@@ -30,6 +30,9 @@ class Scripted:
     ) -> None:
         self._act, self._work = act, work
 
+    def mixes_seeds(self, rows: int) -> bool:
+        return False
+
     def predicting(self, inputs: tuple[torch.Tensor, ...]) -> Steps[torch.Tensor]:
         def work() -> Work[torch.Tensor]:
             yield from ()

@@ -73,7 +73,8 @@ def test_short_jobs_pass_long_ones_that_have_waited_behind_many_of_their_kind(mo
 def test_what_has_one_key_runs_together_and_nothing_else(model) -> None:
     queue = Queue()
     first, mate = queued(queue, model, samples=50), queued(queue, model, samples=50, rows=2)
-    for other in ({"samples": 60}, {"samples": 50, "seed": 1}, {"samples": 50, "masks": "independent"}, {}):
+    others = ({"samples": 60}, {"samples": 50, "seed": 1, "rows": 9}, {"samples": 50, "masks": "independent"}, {})
+    for other in others:
         queued(queue, model, **other)
     failed = queue.ticket(job(model, samples=50), 0.0, 1.0, 10.0, lambda outcome: None)
     failed.set_apart()
@@ -84,6 +85,20 @@ def test_what_has_one_key_runs_together_and_nothing_else(model) -> None:
     assert [len(batch) for batch in batches] == [2, 1, 1, 1, 1, 1, 1]
     assert [failed] in batches
     assert [cut] in batches
+
+
+def test_small_jobs_of_other_seeds_run_together_where_each_row_is_computed_by_itself(model, monkeypatch) -> None:
+    queue = Queue()
+    monkeypatch.setattr(type(model.sampler), "mixes_seeds", lambda sampler, rows: True)
+    mates = [queued(queue, model, samples=50, seed=seed, rows=1 + seed) for seed in range(3)]
+    apart = ({"rows": 9}, {"masks": "independent"}, {"tolerance": 0.1, "design": "iid"})
+    for other in apart:
+        queued(queue, model, samples=50, seed=7, **other)
+    assert [len(batch) for batch in everything(queue, most=100)] == [3, 1, 1, 1]
+    monkeypatch.setattr(type(model.sampler), "mixes_seeds", lambda sampler, rows: False)
+    for ticket in mates:
+        queue.add(queue.ticket(ticket.job.but(), 0.0, 1.0, 10.0, lambda outcome: None))
+    assert [len(batch) for batch in everything(queue, most=100)] == [1, 1, 1]
 
 
 def test_a_batch_takes_jobs_in_order_until_it_is_full(model) -> None:
