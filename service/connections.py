@@ -119,7 +119,7 @@ class Connection(HttpToolsProtocol):
         self._waiting: _Waiting | None = None  # for its body to come whole, to be answered without ASGI
         self._leave: Leave | None = None  # what to call if the client leaves before it is
         self._split: Split | None = None  # of what is being parsed, until its head is
-        self._begun: _Begun | None = None
+        self._begun: _Begun | None = None  # of which nothing is parsed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -132,8 +132,7 @@ class Connection(HttpToolsProtocol):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._begun is not None:
-            self._read_anew(self._begun.data)
+        self._read_begun()
         self._port.open.discard(self)
         super().connection_lost(exc)
         self.pipeline.clear()
@@ -162,8 +161,10 @@ class Connection(HttpToolsProtocol):
         between = self._silent or (self._reading == "idle" and self._answered)
         if not between or self.flow.write_paused or not data.startswith(b"POST "):
             return None
-        self._split = given = split(data)
-        if given is None or int(given.length) > INLINE_BYTES or (head := self._port.heads.find(given)) is None:
+        given = split(data)
+        head = None if given is None or int(given.length) > INLINE_BYTES else self._port.heads.find(given)
+        if given is None or head is None:
+            self._split = given
             return None
         scope = {**head.scope, "headers": head.headers(given.length), "state": self.app_state.copy(),
                  "server": self.server, "client": self.client, "scheme": self.scheme}
@@ -173,17 +174,18 @@ class Connection(HttpToolsProtocol):
 
     def _take(self, begun: _Begun, data: bytes) -> None:
         """data: all that came of it, and what came behind it, which is for the parser."""
-        self._begun = begun._replace(data=data) if len(data) < begun.size else None
+        self._begun = begun._replace(data=data)
         if len(data) == begun.size:
-            self._reading = "idle"
+            self._begun, self._reading = None, "idle"
             self._answer_whole(begun.scope, begun.route, data[begun.body_at:])
-        elif self._begun is None:
-            self._read_anew(data)
+        elif len(data) > begun.size:
+            self._read_begun()
 
-    def _read_anew(self, data: bytes) -> None:
-        """What was not read, since its head was known."""
-        self._begun = None
-        self._read(data)
+    def _read_begun(self) -> None:
+        """Has the parser read what came of a request whose head is known, if there is one."""
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            self._read(begun.data)
 
     def _read(self, data: bytes) -> None:
         self._silent = False
@@ -330,8 +332,7 @@ class Connection(HttpToolsProtocol):
         cycle.on_response()
 
     def shutdown(self) -> None:
-        if self._begun is not None:
-            self._read_anew(self._begun.data)
+        self._read_begun()
         super().shutdown()
 
     def resume_writing(self) -> None:
@@ -349,8 +350,7 @@ class Connection(HttpToolsProtocol):
             elif self._reading == "idle":
                 self.transport.close()
             elif self._reading != "nothing":
-                if self._begun is not None:
-                    self._read_anew(self._begun.data)
+                self._read_begun()
                 self._refuse(RequestTimeout(f"the {self._reading} of the request did not come whole in time"))
 
     def _look_at_unread(self, now_s: float) -> None:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 _END = b"\r\n\r\n"
 LENGTH_DIGITS = 6  # that are read of the length of a body
 _LENGTH = re.compile(rb"\r\nContent-Length: ?([0-9]{1,%d})\r\n" % LENGTH_DIGITS, re.IGNORECASE)
-_KEPT, _LONGEST = 1024, 4096  # heads and bytes of one: all together take a few megabytes
+_KEPT, _LONGEST = 512, 4096  # heads and bytes of one; parsed they take up to five times as much, 10 MiB in all
+_NAMES_OF_ONE = frozenset({b"x-request-id", b"traceparent", b"x-b3-traceid", b"x-amzn-trace-id"})
 _OF_A_HEAD = ("type", "asgi", "http_version", "root_path", "headers", "method", "path", "raw_path", "query_string")
 
 
@@ -61,12 +62,13 @@ class Heads:
         return found
 
     def keep(self, given: Split, scope: Mapping[str, Any], route: re.Match[str]) -> None:
-        """given: what was parsed to that scope. Not kept where a line is not a header, since the parser may see an end
-        of the head elsewhere."""
-        headers = scope["headers"]
-        if given.alike.count(b"\n") != len(headers):
+        """given: what was parsed to that scope. Not kept where the request has a name of its own, since no other will
+        come with it; nor where a line is not a header, as of a request that was read again without its upgrade: the
+        parser need not have seen the end of the head where `split` did."""
+        names = [name for name, _ in scope["headers"]]
+        if given.alike.count(b"\n") != len(names) or not _NAMES_OF_ONE.isdisjoint(names):
             return
-        at = [name for name, _ in headers].index(b"content-length")
-        self._kept[given.alike] = Head({name: scope[name] for name in _OF_A_HEAD}, at, route)
+        self._kept[given.alike] = Head(
+            {key: scope[key] for key in _OF_A_HEAD}, names.index(b"content-length"), route)
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)

@@ -137,6 +137,7 @@ HEADS = st.sampled_from([
     PREDICT + b"Connection: close\r\nContent-Length: %d\r\n\r\n",
     PREDICT.replace(b"1.1", b"1.0") + b"Content-Length: %d\r\n\r\n",
     b"POST /v1/other HTTP/1.1\r\nContent-Length: %d\r\n\r\n",
+    PREDICT + b"Upgrade: h2c\r\nConnection: upgrade\r\nContent-Length: %d\r\n\r\n",
     PREDICT + b"\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"rubbish\r\n\r\n",
 ])
 BODIES = st.sampled_from([b"", b"{}", b"1", b"\r\n\r\n", PREDICT, b"[1.5, 2]" * 3, b"x" * 20_000])

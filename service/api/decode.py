@@ -30,6 +30,7 @@ _COMMON = ("instances", "timeout_ms", "priority")
 _ON_DEADLINE = "on_deadline"
 _OPTIONS = ("samples", "seed", "masks", "design", "method", "quantiles", "include_samples", "tolerance", "decide",
             _ON_DEADLINE)
+_KNOWN = {False: _COMMON, True: _COMMON + _OPTIONS}  # by whether it is an uncertainty request
 _HIGHEST_PRIORITY = 9
 _SCALARS = frozenset({int, float, str, bool, type(None)})
 _LONGEST_QUERY_VALUE = 2000
@@ -72,7 +73,7 @@ def decode_timeout_ms(payload: Mapping[str, Any]) -> int:
 
 def check_fields(payload: Mapping[str, Any], uncertainty: bool) -> None:
     """Refuses fields that are not known, with the nearest known one."""
-    known = _COMMON + (_OPTIONS if uncertainty else ())
+    known = _KNOWN[uncertainty]
     for field in payload:
         if field in known:
             continue
@@ -92,7 +93,7 @@ def check_options(options: Iterable[str], uncertainty: bool) -> None:
 
 def options_of_query(query: Iterable[tuple[str, str]], uncertainty: bool) -> dict[str, Any]:
     """The options of a request whose body is an array: values as in JSON, words without quotes."""
-    known = [name for name in _COMMON + (_OPTIONS if uncertainty else ()) if name != "instances"]
+    known = [name for name in _KNOWN[uncertainty] if name != "instances"]
     found: dict[str, Any] = {}
     for name, text in query:
         if name not in known:
@@ -110,7 +111,7 @@ def options_of_query(query: Iterable[tuple[str, str]], uncertainty: bool) -> dic
 
 def check_query(query: Iterable[str], uncertainty: bool) -> None:
     """Refuses parameters beside a JSON body: nothing reads them, and an option that changes nothing misleads."""
-    known = _COMMON + (_OPTIONS if uncertainty else ())
+    known = _KNOWN[uncertainty]
     for name in query:
         where = "to be a field of the JSON body, not of the query string" if name in known else (
             f"not a parameter of this route{nearest(name, known)}; options are fields of the JSON body")
@@ -121,7 +122,7 @@ def decode_options(payload: Mapping[str, Any], model: ReadyModel, limits: Limits
     """The options of an uncertainty request, the manifest's where it does not say."""
     if not model.sampler.samples_something:
         raise UncertaintyUnavailable(f"model {model.name!r} has no dropout to sample; use :predict")
-    given = {name: payload[name] for name in _OPTIONS if name in payload and name != _ON_DEADLINE}
+    given = {name: value for name, value in payload.items() if name in _OPTIONS and name != _ON_DEADLINE}
     settled = _seen_before if _SCALARS.issuperset(map(type, given.values())) else _options
     return settled(model.manifest.sampling, model.manifest.task, limits.samples, **given)
 
@@ -252,8 +253,10 @@ def _lists_of_numbers(rows: list[Any], manifest: Manifest) -> dict[str, Tensor] 
     if others or spec.dtype != "float32" or len(spec.shape) != 1:
         return None
     pack = _packing(*spec.shape)
-    numbers = np.empty((len(rows), *spec.shape), np.float32)
     try:
+        if set(map(len, rows)) != {spec.shape[0]}:  # room is made for what came, not for what was announced
+            return None
+        numbers = np.empty((len(rows), *spec.shape), np.float32)
         for place, row in zip(numbers, rows, strict=True):
             pack(place, 0, *row)
     except (struct.error, TypeError, OverflowError):

@@ -21,6 +21,7 @@ METHODS: tuple[MethodChoice, ...] = ("auto", "sampled")
 Dtype = Literal["float32", "tf32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = ("float32", "tf32", "bfloat16")
 MAX_SEED = 2**53 - 1
+MIXED_ROWS = 8  # of a request that may run with others of other seeds; a longer one is worth a pass of its own
 MAX_ROWS = 2**32 - 1  # of a request: masks of their own are keyed by 1 + the place, in 32 bits
 
 
@@ -53,9 +54,8 @@ class Asked(NamedTuple):
 
 
 def asked(
-    samples: int | None, seed: int | np.ndarray, masks: MaskSharing, design: Design | None,
-    first_row: int | np.ndarray = 0, keep: bool = False, rule: StopRule | None = None, rows: int = 1,
-    pace: Pace = UNBOUNDED,
+    samples: int | None, seed: int, masks: MaskSharing, design: Design | None, first_row: int | np.ndarray = 0,
+    keep: bool = False, rule: StopRule | None = None, rows: int = 1, pace: Pace = UNBOUNDED,
 ) -> Asked:
     """Of the options of `Sampler.uncertainty`; None where the request leaves one open. rows: of the request, or of
     this part of it. InvalidOption, with the option's path, where one is out of its range."""
@@ -69,7 +69,6 @@ def asked(
         raise InvalidOption.at("masks", f"'shared' or 'independent' expected, got {masks!r}")
     if type(samples) is not int:
         samples = whole("samples", samples)
-    seeds, seed = (_checked_seeds(seed, rows), 0) if isinstance(seed, np.ndarray) else (None, seed)
     if type(seed) is not int:
         seed = whole("seed", seed)
     if type(keep) is not bool:
@@ -81,10 +80,11 @@ def asked(
     places = _checked_places(first_row, rows) if isinstance(first_row, np.ndarray) else _places_from(first_row, rows)
     if design == "balanced":
         samples = -(-samples // BLOCK) * BLOCK
-    return Asked(samples, seed, design, places if masks == "independent" else None, keep, rule, pace, seeds)
+    return Asked(samples, seed, design, places if masks == "independent" else None, keep, rule, pace)
 
 
-def _checked_seeds(seeds: np.ndarray, rows: int) -> np.ndarray:
+def checked_seeds(seeds: np.ndarray, rows: int) -> np.ndarray:
+    """Of so many rows. InvalidOption."""
     if seeds.shape != (rows,) or seeds.dtype != np.int64 or not ((seeds >= 0) & (seeds <= MAX_SEED)).all():
         raise InvalidOption.at("seed", f"a whole number, or {rows} of them from 0 to {MAX_SEED}, expected, got {seeds}")
     return seeds

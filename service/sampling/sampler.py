@@ -28,7 +28,7 @@ from service.sampling.kernels import Kernel, Timing
 from service.sampling.lowering import lowered_plan
 from service.sampling.masks import Design
 from service.sampling.memory import Room
-from service.sampling.options import METHODS, Asked, Dtype, MaskSharing, MethodChoice, asked
+from service.sampling.options import METHODS, MIXED_ROWS, Asked, Dtype, MaskSharing, MethodChoice, asked, checked_seeds
 from service.sampling.outputs import Checks, Outputs, finite
 from service.sampling.plan import Plan
 from service.sampling.reference import SiteNoise, reference_sample
@@ -154,10 +154,11 @@ class Sampler:
             return "sampled"
         return "rao_blackwell" if self._plan.ending.split.masks else "closed_form"
 
-    def mixes_seeds(self, rows: int) -> bool:
-        """Whether requests of so many rows each, that are sampled with shared masks, cost no more together where their
+    @property
+    def mixes_seeds(self) -> bool:
+        """Whether requests of at most `MIXED_ROWS` rows each, sampled with shared masks, run well together where their
         seeds differ."""
-        return self._kernels.for_rows(rows, False, None).rows_apart
+        return self._kernels.for_rows(MIXED_ROWS, False, None).rows_apart
 
     def use_noise_head(self, head: NoiseHead) -> None:
         """From now on the columns of the output are taken for locations, then as many of their noise. Every statistic
@@ -237,13 +238,15 @@ class Sampler:
         rule = stop_rule(self.task, tolerance, decide, design, samples)
         self._check_something_to_sample()
         count = row_count(rows)
-        wanted = asked(samples, seed, masks, design, first_row, include_samples, rule, count, pace)
+        one = 0 if isinstance(seed, np.ndarray) else seed
+        wanted = asked(samples, one, masks, design, first_row, include_samples, rule, count, pace)
         chosen = self.method_for(method, include_samples or kernel is not None)
-        if wanted.seeds is not None:
+        if isinstance(seed, np.ndarray):
             plain = rule is None and kernel is None and wanted.places is None and chosen == "sampled"
-            if not plain or not self.mixes_seeds(1):
+            if not plain or not self.mixes_seeds:
                 raise InvalidOption.at("seed", "one whole number for all rows expected; see `mixes_seeds`")
-            kernel = self._kernels.for_rows(1, False, None)
+            wanted = wanted._replace(seeds=checked_seeds(seed, count))
+            kernel = self._kernels.for_rows(MIXED_ROWS, False, None)
         if rule is not None:
             return Steps(stopped(
                 self._runner, rows, wanted, rule,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from service.repository import ReadyModel
 from service.sampling.masks import Design
-from service.sampling.options import MaskSharing, MethodChoice
+from service.sampling.options import MIXED_ROWS, MaskSharing, MethodChoice
 from service.sampling.stopping import Decide
 from service.statistics import BLOCK, Method
 from service.statistics.summary import Side, StopReason
@@ -20,7 +20,6 @@ from service.statistics.summary import Side, StopReason
 Mode = Literal["predict", "uncertainty"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 DEFAULT_PRIORITY = 5
-_MIXED_ROWS = 8  # of a request that shares a pass with others of other seeds; longer ones are worth a pass of their own
 NO_TIMINGS: Mapping[str, float] = {}
 Array = NDArray[np.floating] | NDArray[np.integer]
 
@@ -124,14 +123,18 @@ class Job:
         return tuple(self.inputs.values())
 
     @property
+    def seed(self) -> int | None:
+        return None if self.options is None else self.options.seed
+
+    @property
     def runs_alone(self) -> bool:
         """Whether its samples depend on its deadline, or are watched, which is nobody else's affair."""
         return self.partial or self.watcher is not None
 
     def _mixes_seeds(self, options: Options) -> bool:
         """Whether it may run with others that differ from it in nothing but their seed."""
-        return (self.rows <= _MIXED_ROWS and options.masks == "shared" and not options.stops_early
-                and self.method == "sampled" and self.model.sampler.mixes_seeds(self.rows))
+        return (self.rows <= MIXED_ROWS and options.masks == "shared" and not options.stops_early
+                and self.method == "sampled" and self.model.sampler.mixes_seeds)
 
     def but(self, **changed: Any) -> Job:
         """The same with something else in place of what it was made of."""

@@ -15,6 +15,8 @@ STRETCH = 10.0
 """A job is due after ten times its own cost: short ones pass long ones, and none waits for ever."""
 _BUSY_S = 0.1  # of work before it, for which a job's time until it is due doubles
 
+_MOST_SEEDS = 8  # that run together: the masks of each may have to be made, which nobody expects
+
 Order = tuple[int, float, int]  # less is sooner
 
 
@@ -138,11 +140,12 @@ class Queue:
     def take(self, first: Ticket, fits: Callable[[int, int], bool]) -> list[Ticket]:
         """That ticket, the first of its group, and what may run with it, in their order. fits: whether so many rows and
         passes are not too much to run together."""
-        taken, rows, passes = [first], first.job.rows, first.job.passes
+        taken, rows, passes, seeds = [first], first.job.rows, first.job.passes, {first.job.seed}
         self._discount(first)
         while (ticket := self._front(first.key)) is not None:
             rows, passes = rows + ticket.job.rows, passes + ticket.job.passes
-            if not fits(rows, passes):
+            seeds.add(ticket.job.seed)
+            if len(seeds) > _MOST_SEEDS or not fits(rows, passes):
                 break
             taken.append(ticket)
             self._discount(ticket)

@@ -126,7 +126,7 @@ class Run:
 
     def _seed(self) -> int | np.ndarray:
         """Of all rows, or of each."""
-        seeds = [job.options.seed for job in self._jobs if job.options is not None]
+        seeds = [job.seed for job in self._jobs if job.seed is not None]
         return seeds[0] if len(set(seeds)) == 1 else np.repeat(seeds, [job.rows for job in self._jobs])
 
     def _places(self) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -40,6 +41,12 @@ def decoded(rows: Any, plain: bool) -> tuple[torch.Size, bytes] | str:
 @example([[-0.0, 1e-45, 2**24 + 1]])
 def test_plain_numbers_have_the_same_bits_and_the_same_faults_either_way(rows) -> None:
     assert decoded(rows, plain=True) == decoded(rows, plain=False)
+
+
+def test_no_room_is_made_for_more_than_came() -> None:
+    wide = manifest_of(manifest("wide", "regression", [tensor("x", 4_000_000)], mlp(3, [4], 1, [0.5])).encode(), "wide")
+    with pytest.raises(InvalidInput, match="4000000 values expected, got 1"):
+        decode_instances([[0.0]] * 4096, wide, plain=True)
 
 
 def test_numbers_come_as_float32_holds_them() -> None:

@@ -164,11 +164,28 @@ def test_rows_of_several_seeds_that_run_together_have_the_bits_of_each_seed() ->
             assert torch.equal(getattr(together, name)[rows], getattr(expected, name)[rows])
 
 
-def test_seeds_share_a_pass_where_the_kernel_that_serves_so_many_rows_computes_each_by_itself() -> None:
+@pytest.mark.parametrize(("serves", "mixes"), [
+    ([(1, "sparse"), (9, "folded")], True), ([(1, "folded"), (4, "thinned"), (8, "sparse")], True),
+    ([(1, "sparse"), (8, "thinned")], False),
+])
+def test_seeds_share_a_pass_where_a_few_rows_are_served_each_by_itself(serves, mixes) -> None:
     sampler = prepare(chain(nn.ReLU()), X, task="classification")
-    sampler.serves_from[:] = [(1, kernel_of(sampler, "sparse")), (64, kernel_of(sampler, "folded"))]
-    assert sampler.mixes_seeds(63)
-    assert not sampler.mixes_seeds(64)
+    sampler.serves_from[:] = [(rows, kernel_of(sampler, name)) for rows, name in serves]
+    assert sampler.mixes_seeds == mixes
+    seeds = np.array([5, 3, 5, 0, 0, 0, 1, 9, 5])
+    if not mixes:
+        with pytest.raises(InvalidOption, match="mixes_seeds"):
+            sampler.uncertainty(X, 20, seed=seeds)
+        return
+    together = sampler.uncertainty(X, 20, seed=seeds)
+    for i in range(len(X)):
+        alone = sampler.uncertainty(X[i : i + 1], 20, seed=int(seeds[i]))
+        torch.testing.assert_close(together.mean[i], alone.mean[0], atol=1e-6, rtol=0)
+
+
+def test_the_reference_has_one_seed() -> None:
+    with pytest.raises(InvalidOption, match="seed"):
+        prepare(chain(nn.ReLU()), X, task="classification").reference(X, 20, np.zeros(9, np.int64))
 
 
 @pytest.mark.parametrize(("seeds", "options"), [

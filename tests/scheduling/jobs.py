@@ -22,16 +22,13 @@ class Scripted:
     """A sampler whose predictions are what `act` makes of the rows, and whose samples come in the steps that `work`
     gives."""
 
-    samples_something, eager_reason = True, ""
+    samples_something, eager_reason, mixes_seeds = True, "", False
     out_of_memory_retries = 0
 
     def __init__(
         self, act: Callable[[torch.Tensor], torch.Tensor], work: Callable[[], Work[Any]] | None = None
     ) -> None:
         self._act, self._work = act, work
-
-    def mixes_seeds(self, rows: int) -> bool:
-        return False
 
     def predicting(self, inputs: tuple[torch.Tensor, ...]) -> Steps[torch.Tensor]:
         def work() -> Work[torch.Tensor]:

@@ -89,16 +89,25 @@ def test_what_has_one_key_runs_together_and_nothing_else(model) -> None:
 
 def test_small_jobs_of_other_seeds_run_together_where_each_row_is_computed_by_itself(model, monkeypatch) -> None:
     queue = Queue()
-    monkeypatch.setattr(type(model.sampler), "mixes_seeds", lambda sampler, rows: True)
+    monkeypatch.setattr(type(model.sampler), "mixes_seeds", True)
     mates = [queued(queue, model, samples=50, seed=seed, rows=1 + seed) for seed in range(3)]
     apart = ({"rows": 9}, {"masks": "independent"}, {"tolerance": 0.1, "design": "iid"})
     for other in apart:
         queued(queue, model, samples=50, seed=7, **other)
     assert [len(batch) for batch in everything(queue, most=100)] == [3, 1, 1, 1]
-    monkeypatch.setattr(type(model.sampler), "mixes_seeds", lambda sampler, rows: False)
+    monkeypatch.setattr(type(model.sampler), "mixes_seeds", False)
     for ticket in mates:
         queue.add(queue.ticket(ticket.job.but(), 0.0, 1.0, 10.0, lambda outcome: None))
     assert [len(batch) for batch in everything(queue, most=100)] == [1, 1, 1]
+
+
+def test_no_more_than_eight_seeds_run_together(model, monkeypatch) -> None:
+    queue = Queue()
+    monkeypatch.setattr(type(model.sampler), "mixes_seeds", True)
+    for seed in (0, 1, 2, 3, 4, 5, 6, 7, 7, 0, 8, 9, 0):
+        queued(queue, model, samples=50, seed=seed)
+    assert [[t.job.seed for t in batch] for batch in everything(queue, most=100)] == [
+        [0, 1, 2, 3, 4, 5, 6, 7, 7, 0], [8, 9, 0]]
 
 
 def test_a_batch_takes_jobs_in_order_until_it_is_full(model) -> None:
