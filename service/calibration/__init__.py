@@ -2,5 +2,9 @@
 
 from service.calibration.binomial import binomial_tail, least_rows, log_binomial_tail
 from service.calibration.halves import Halves, split_in_halves
+from service.calibration.temperature import Temperature, apply_temperature, fit_temperature, logits_of
 
-__all__ = ["Halves", "binomial_tail", "least_rows", "log_binomial_tail", "split_in_halves"]
+__all__ = [
+    "Halves", "Temperature", "apply_temperature", "binomial_tail", "fit_temperature", "least_rows",
+    "log_binomial_tail", "logits_of", "split_in_halves",
+]
