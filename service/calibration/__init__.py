@@ -15,11 +15,12 @@ from service.calibration.conformal import (
     quantile_rank,
 )
 from service.calibration.halves import Halves, split_in_halves
+from service.calibration.selective import Plan, RiskGuarantee, guarantee_risk, plan_thresholds
 from service.calibration.temperature import Temperature, apply_temperature, fit_temperature, logits_of
 
 __all__ = [
-    "ConformalIntervals", "ConformalSets", "Halves", "PredictionSets", "SetMethod",
+    "ConformalIntervals", "ConformalSets", "Halves", "Plan", "PredictionSets", "RiskGuarantee", "SetMethod",
     "Temperature", "apply_temperature", "binomial_tail", "calibrate_intervals", "calibrate_sets", "class_scores",
-    "conformal_quantile", "fit_temperature", "least_calibration_rows", "least_rows",
-    "log_binomial_tail", "logits_of", "quantile_rank", "split_in_halves",
+    "conformal_quantile", "fit_temperature", "guarantee_risk", "least_calibration_rows", "least_rows",
+    "log_binomial_tail", "logits_of", "plan_thresholds", "quantile_rank", "split_in_halves",
 ]
