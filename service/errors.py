@@ -22,6 +22,7 @@
     ├── UnservableModel              `prepare` or a repository refuses a model, with site and reason
     │   ├── Uncapturable             its graph cannot be had; it may still run eagerly
     │   └── FolderChanged            somebody wrote to its folder while it was read
+    ├── CalibrationRefused           the labelled rows cannot bear what is asked of them
     ├── InvalidManifest              a model folder is wrong; names the key
     ├── InvalidSettings              a setting is unknown or out of range
     └── ConnectionFailed             the client could not reach a server
@@ -162,6 +163,17 @@ class Uncapturable(UnservableModel):
 
 class FolderChanged(UnservableModel):
     """A version's folder is being written to. What was read is thrown away; once the folder is still it can be read."""
+
+
+class CalibrationRefused(ErrorbarError):
+    """The labelled rows cannot bear the promise that was asked for. needed: how many it takes at least, of the kind
+    that the message says."""
+
+    code = "calibration_refused"
+
+    def __init__(self, detail: str, needed: int) -> None:
+        super().__init__(detail)
+        self.needed = needed
 
 
 class InvalidManifest(ErrorbarError):
