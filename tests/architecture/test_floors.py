@@ -22,6 +22,8 @@ FLOORS = {
     "service.preprocessing.readers": ("torch", "pydantic", *WEB, *EXTRAS, "service.sampling", "service.repository"),
     "service.preprocessing.images": ("torch", "pydantic", *WEB, "tokenizers", "service.repository", "service.api"),
     "service.preprocessing.texts": ("torch", "pydantic", *WEB, "PIL", "service.repository", "service.api"),
+    "service.evaluation.report": (
+        "torch", "scipy", "pydantic", *WEB, *EXTRAS, "service.repository", "service.scheduling", "service.api"),
     "service.repository": (*WEB, *EXTRAS, "pydantic", "service.scheduling", "service.api"),
     "service.scheduling": (*WEB, "pydantic", "service.api", "service.metrics"),
     "service.keys": ("torch", "numpy", *WEB, "service.settings", "service.api"),
