@@ -113,6 +113,8 @@ def bootstrap(statistics: Mapping[Key, Statistic], resamples: int = 2000, seed: 
     Rows are taken to be independent: where several belong together (frames of one video, visits of one patient), the
     intervals are too narrow. With few rows percentile intervals hold the truth less often than `level`; of a
     statistic that few rows bias they lie too far on the biased side, of calibration error so far as to be of no use.
+    Where all rows are alike, no resample differs and the interval has no width: no error in 100 rows gives 0 to 0,
+    while the true rate may well be 3 %. `proportions.proportion_interval` is right there.
     Memory is bounded: it grows with rows and with resamples, not with their product. The same seed gives the same
     resamples with the same version of numpy, whatever the statistics. Source: Efron 1979.
     ValueError unless there is a statistic, all have the same rows, and there are enough resamples for the level.

@@ -147,7 +147,7 @@ def _metrics(report: Report) -> str:
     levels = sorted({value.level for metric in report.metrics for value in (*metric.values.values(),
                     *metric.differences.values()) if isinstance(value, Interval)})
     said = " and ".join(f"{100 * level:.4g} %" for level in levels)
-    how = (f"<p>In brackets: where {said} of the values lie when the test rows are drawn again (bootstrap). "
+    how = (f"<p>In brackets: how far the choice of test rows may have moved the number, at {said}. "
            "Intervals of two methods may overlap although one is better row by row: look at the difference, which "
            "is measured on the same rows.</p>" if levels else "")
     head = "".join(f'<th scope="col">{text_of(method)}</th>' for method in report.methods)
@@ -176,7 +176,11 @@ def _figure(value: Interval | float) -> str:
         return f"<strong>{shown(value)}</strong>"
     decimals = _decimals(value)
     low, high = shown(value.low, decimals), shown(value.high, decimals)
-    bounds = "no interval" if math.isnan(value.low) else f"{low} to {high}"
+    bounds = f"{low} to {high}"
+    if math.isnan(value.low):
+        bounds = "no interval"
+    elif value.low == value.high:  # of nothing that varies; never a certainty
+        bounds = "no interval: the same in all resamples"
     return f'<strong>{shown(value.estimate, decimals)}</strong> <span class="interval">({bounds})</span>'
 
 

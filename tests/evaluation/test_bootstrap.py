@@ -130,6 +130,11 @@ def test_an_infinite_loss_makes_infinite_what_has_it_and_nothing_else() -> None:
     assert all(math.isnan(v) for v in (undefined.estimate, undefined.low, undefined.high))
 
 
+def test_where_all_rows_are_alike_the_interval_has_no_width_as_the_docstring_warns() -> None:
+    interval = bootstrap({"errors": mean_of(np.zeros(100))}, 100).interval("errors")
+    assert (interval.low, interval.high) == (0, 0)
+
+
 def test_the_interval_leaves_out_equally_many_resamples_on_either_side() -> None:
     found = percentile_interval(3.0, np.random.default_rng(0).permutation(2000.0 * np.arange(2000)), 0.95)
     assert (found.low, found.high) == (2000.0 * 50, 2000.0 * 1949)

@@ -100,7 +100,7 @@ def test_a_metric_is_shown_with_its_unit_its_meaning_its_interval_and_its_differ
     row = next(e for e in parsed(render(made())).iter("tr") if "Accuracy" in text(e))
     assert [text(cell) for cell in row] == [
         "AccuracyHigher is better", "share of rows", "0.90 (0.85 to 0.95)", "0.91+0.01 (-0.10 to 0.20) against eval"]
-    assert "95 % of the values" in render(made())
+    assert "at 95 %." in render(made())
 
 
 @pytest.mark.parametrize(("value", "expected"), [
@@ -108,7 +108,8 @@ def test_a_metric_is_shown_with_its_unit_its_meaning_its_interval_and_its_differ
     (Interval(1234.5, 1200.0, 1300.0, 0.9), "1234 (1200 to 1300)"),
     (Interval(math.inf, 2.5, math.inf, 0.95), "∞ (2.5 to ∞)"),
     (Interval(math.nan, math.nan, math.nan, 0.95), "not defined (no interval)"),
-    (Interval(0.5, 0.5, 0.5, 0.95), "0.5 (0.5 to 0.5)"), (0.098314, "0.09831"), (None, "not measured"),
+    (Interval(0.5, 0.5, 0.5, 0.95), "0.5 (no interval: the same in all resamples)"),
+    (0.098314, "0.09831"), (None, "not measured"),
 ])
 def test_a_number_has_as_many_digits_as_its_interval_allows(value, expected) -> None:
     metric = Metric("m", "", "nats", {} if value is None else {"a": value})
