@@ -14,12 +14,12 @@ PROBABILITY_TOLERANCE = 1e-6  # rounding in float32
 
 
 def numbers(given: ArrayLike, name: str, axes: str = "rows", finite: bool = True) -> Array:
-    """`given` in float64, at least one row of it. axes: its shape in words, as "rows, classes".
+    """`given` in float64, truth values as 0 and 1, at least one row. axes: its shape in words, as "rows, classes".
 
     ValueError for other shapes, for no row, for NaN and, where `finite`, for infinities.
     """
     values = _array(given, name)
-    if values.dtype.kind not in "fiu":
+    if values.dtype.kind not in "fiub":
         raise ValueError(f"{name}: real numbers expected, got {values.dtype}")
     _check_shape(values, name, axes)
     values = values.astype(np.float64)

@@ -60,6 +60,11 @@ def test_two_sets_are_resampled_each_by_itself() -> None:
     np.testing.assert_allclose(statistic.value(counts), repeated, rtol=1e-12)
 
 
+def test_two_sets_of_as_many_rows_are_not_resampled_alike() -> None:
+    counts = np.concatenate(list(drawn((20, 20), 50, 1)))
+    assert abs(np.corrcoef(counts[:, :20].ravel(), counts[:, 20:].ravel())[0, 1]) < 0.2
+
+
 def test_every_row_is_as_likely_in_a_resample_as_any_other() -> None:
     counts = np.concatenate(list(drawn((10,), 20_000, 0)))
     assert (counts.sum(1) == 10).all()

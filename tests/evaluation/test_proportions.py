@@ -15,7 +15,8 @@ def test_the_interval_is_scipys(hits, rows, level) -> None:
     found = proportion_interval(hits, rows, level)
     exact = binomtest(hits, rows).proportion_ci(level, "exact")
     assert found.estimate == hits / rows
-    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), rel=1e-8, abs=1e-12)  # scipy bisects to 1e-12
+    expected = pytest.approx((exact.low, exact.high), rel=1e-8, abs=1e-12)  # scipy bisects to 1e-12
+    assert (found.low, found.high) == expected
 
 
 def test_no_error_in_100_rows_leaves_an_error_rate_of_3_percent_possible() -> None:

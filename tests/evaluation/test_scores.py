@@ -95,8 +95,8 @@ def test_multilabel_scores_are_those_of_each_label_by_itself() -> None:
 
 
 def test_a_label_at_a_half_is_answered_no_and_a_sure_wrong_label_is_an_infinite_surprise() -> None:
-    assert scores.hamming_losses([[0.5, 0.5]], [[0, 1]]).tolist() == [0.5]
-    assert scores.subset_errors([[0.5, 0.5], [0.1, 0.9]], [[0, 1], [0, 1]]).tolist() == [1, 0]
+    assert scores.hamming_losses([[0.5, 0.5], [0.5, 0.5]], [[0, 1], [0, 0]]).tolist() == [0.5, 0]
+    assert scores.subset_errors([[0.5, 0.5], [0.5, 0.5], [0.1, 0.9]], [[0, 1], [0, 0], [0, 1]]).tolist() == [1, 0, 0]
     assert scores.binary_log_losses([[0.0, 0.5], [1.0, 0.0]], [[1, 0], [1, 0]]).tolist() == [INF, 0]
 
 
@@ -157,7 +157,7 @@ def test_an_interval_covers_its_own_ends_and_an_infinite_one_everything() -> Non
     assert scores.interval_hits(low, high, [0.0, 1.0, 1.1, 1e300]).tolist() == [1, 1, 0, 1]
     assert scores.interval_coverage(low, high, [0.0, 1.0, 1.1, 1e300]) == 0.75
     assert scores.interval_widths(low, high).tolist() == [1, 1, 1, INF]
-    assert scores.mean_interval_width([1.0, 2.0], [2.0, 5.0]) == 2
+    assert scores.mean_interval_width([1.0, 2.0, 3.0], [2.0, 7.0, 3.0]) == 2
 
 
 def test_a_set_covers_what_is_in_it_and_an_empty_one_nothing() -> None:

@@ -67,6 +67,10 @@ def test_the_best_score_has_no_excess_and_the_excess_of_others_is_what_is_above_
     assert worst > selection.excess_aurc(LOSSES, SCORES["constant"]) > helpful > 0
 
 
+def test_errors_may_be_given_as_truth_values() -> None:
+    assert selection.aurc(LOSSES > 0, SCORES["few"]) == selection.aurc(LOSSES, SCORES["few"])
+
+
 def test_a_predictor_without_errors_has_an_area_of_0_whatever_the_score() -> None:
     assert selection.aurc(np.zeros(50), np.arange(50)) == 0
     assert selection.excess_aurc(np.zeros(50), np.arange(50)) == 0
