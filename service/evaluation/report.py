@@ -152,8 +152,8 @@ def _metrics(report: Report) -> str:
            "is measured on the same rows.</p>" if levels else "")
     head = "".join(f'<th scope="col">{text_of(method)}</th>' for method in report.methods)
     rows = "".join(_metric(report, metric) for metric in report.metrics)
-    return (f'<section><h2>Metrics</h2>{how}<div class="wide"><table><thead><tr><th scope="col">Metric</th>'
-            f'<th scope="col">Unit</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>')
+    return (f'<section class="long"><h2>Metrics</h2>{how}<div class="wide"><table><thead><tr>'
+            f'<th scope="col">Metric</th><th scope="col">Unit</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>')
 
 
 def _metric(report: Report, metric: Metric) -> str:
@@ -351,6 +351,7 @@ svg{display:block;width:100%;height:auto}svg text{font:12.5px system-ui,sans-ser
 .mark.s3,.fill.s3{fill:var(--s3)}.mark.s4,.fill.s4{fill:var(--s4)}
 @media print{:root{color-scheme:light;--page:#fff;--text:#000;--soft:#444;--rule:#ccc;--grey:#777;
 --s0:#0072b2;--s1:#c04f00;--s2:#007f5c;--s3:#a8457f;--s4:#7a6400}
-body{font-size:11pt}main{max-width:none;padding:0}figure,tr{break-inside:avoid}h2,section>p{break-after:avoid}
-.wide{overflow:visible}details:not([open]){display:none}svg{print-color-adjust:exact}}
+body{font-size:11pt}main{max-width:none;padding:0}figure,tr,p,section:not(.long){break-inside:avoid}h2,section>p{break-after:avoid}
+.wide{overflow:visible}details:not([open]){display:none}svg{print-color-adjust:exact}
+figure>svg{width:13cm}.panels figure>svg{width:100%}}
 """
