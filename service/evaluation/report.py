@@ -153,7 +153,8 @@ def _metrics(report: Report) -> str:
     head = "".join(f'<th scope="col">{text_of(method)}</th>' for method in report.methods)
     rows = "".join(_metric(report, metric) for metric in report.metrics)
     return (f'<section class="long"><h2>Metrics</h2>{how}<div class="wide"><table><thead><tr>'
-            f'<th scope="col">Metric</th><th scope="col">Unit</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>')
+            f'<th scope="col">Metric</th><th scope="col">Unit</th>{head}</tr></thead>'
+            f"<tbody>{rows}</tbody></table></div></section>")
 
 
 def _metric(report: Report, metric: Metric) -> str:

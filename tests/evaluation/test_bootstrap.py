@@ -44,8 +44,8 @@ def test_a_statistic_of_counts_is_that_of_rows_repeated_as_often(make) -> None:
     counts = np.concatenate(list(drawn((ROWS,), 20, 3)))
     repeated = [make(np.repeat(np.arange(ROWS), c.astype(int))).once() for c in counts]
     np.testing.assert_allclose(make(np.arange(ROWS)).value(counts), repeated, rtol=1e-10, atol=1e-14)
-    rest = np.zeros((2, ROWS))
-    rest[:, 5:8] = [[1, 0, 7], [0, 4, 0]]  # most rows in no resample, and not as many as there are
+    rest = np.zeros((3, ROWS))
+    rest[:, LOSSES.argsort()[[0, 1, -2, -1]]] = [[1, 0, 7, 0], [0, 0, 0, 4], [2, 1, 1, 0]]  # fewer than there are rows
     repeated = [make(np.repeat(np.arange(ROWS), c.astype(int))).once() for c in rest]
     np.testing.assert_allclose(make(np.arange(ROWS)).value(rest), repeated, rtol=1e-10, atol=1e-14)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -123,9 +123,9 @@ def test_true_spreads_cover_as_asked_and_small_ones_less() -> None:
 
 
 def test_an_interval_holds_its_ends() -> None:
-    z = math.sqrt(2)  # a number of no exact quantile: the nearest float on either side decides
-    assert gaussian_interval_coverage([0.0], [1.0], [0.0], [1e-6]).coverage.tolist() == [1]
-    assert gaussian_interval_coverage([0.0], [1.0], [z], [0.84, 0.85]).coverage.tolist() == [0, 1]
+    quartile = NormalDist().inv_cdf(0.75)
+    assert gaussian_interval_coverage([0.0], [1.0], [quartile], [0.49, 0.5]).coverage.tolist() == [0, 1]
+    assert gaussian_interval_coverage([0.0], [1.0], [-quartile], [0.49, 0.5]).coverage.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("call", "message"), [

@@ -129,6 +129,16 @@ def test_a_method_keeps_its_style_in_every_figure_also_where_another_is_missing(
     section = next(e for e in parsed(render(alone)).iter("section") if text(e[0]) == "Risk and coverage")
     lines = [e.attrib["class"] for e in section.iter("path") if e.attrib["class"].startswith("line")]
     assert lines == ["line s1", "line s1"]  # in the legend and in the plot
+    panel = next(e for e in parsed(render(report)).iter("figure") if text(e).startswith("dropout"))
+    assert {"line s1", "mark s1"} < {e.attrib["class"] for e in panel.iter("path")}
+
+
+def test_where_points_may_lie_by_chance_is_never_outside_0_to_1() -> None:
+    sure = reliability([0.01, 0.02, 0.99, 1.0] * 5, [0, 0, 1, 1] * 5, bins=4)
+    found = parsed(render(Report("t", ("a",), reliability={"a": sure})))
+    d = next(e.attrib["d"] for e in found.iter("path") if e.attrib["class"] == "range")
+    heights = [float(y) for pair in re.findall(r"M[\d.-]+ ([\d.-]+)V([\d.-]+)", d) for y in pair]
+    assert (min(heights), max(heights)) == (12, 360 - 52)
 
 
 def test_a_report_of_many_rows_is_not_much_larger_than_one_of_few() -> None:
