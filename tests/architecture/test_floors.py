@@ -24,6 +24,8 @@ FLOORS = {
     "service.preprocessing.texts": ("torch", "pydantic", *WEB, "PIL", "service.repository", "service.api"),
     "service.calibration": (
         *WEB, *EXTRAS, "scipy", "pydantic", "service.repository", "service.scheduling", "service.api"),
+    "service.evaluation.report": (
+        "torch", "scipy", "pydantic", *WEB, *EXTRAS, "service.repository", "service.scheduling", "service.api"),
     "service.repository": (*WEB, *EXTRAS, "pydantic", "service.scheduling", "service.api"),
     "service.scheduling": (*WEB, "pydantic", "service.api", "service.metrics"),
     "service.keys": ("torch", "numpy", *WEB, "service.settings", "service.api"),

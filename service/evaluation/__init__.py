@@ -1,0 +1,1 @@
+"""How good predictions and their uncertainties were, with intervals, and a report of it. Knows numpy only."""
