@@ -40,7 +40,10 @@ class Bodies:
         if declared.isdigit() and (len(declared) > _LENGTH_DIGITS or int(declared) > self._limit):
             raise TooLarge(f"a body of at most {self._limit} bytes expected, got {cut(declared.decode())}")
         held.take(int(declared) if declared.isdigit() else 0)
-        message = await receive()
+        try:
+            message = await receive()
+        except RuntimeError as e:  # uvicorn tells a client that waits for it to go on, which may have left meanwhile
+            raise Disconnected("the client left before its request was whole") from e
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message.get("body", b"")
             self._check(len(body), held)

@@ -12,7 +12,7 @@ import pytest
 
 from service.api.app import Server, create_app
 from service.api.bodies import Bodies, Held
-from service.errors import Overloaded
+from service.errors import Disconnected, Overloaded
 from service.scheduling.admission import Admission
 from service.settings import Settings
 from tests.conftest import loaded
@@ -133,3 +133,15 @@ def test_a_refused_body_holds_nothing(server) -> None:
         status, problem = asyncio.run(exchange(app, b'{"instances": [[1, 2, 3]]}'))
         assert (status, problem["code"]) == (429, "overloaded")
     server.engine.drain()
+
+
+def test_a_client_that_leaves_before_it_is_told_to_go_on_has_left() -> None:
+    async def receive() -> Any:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    bodies = Bodies(limit=100, together=150)
+    held = Held(bodies)
+    with pytest.raises(Disconnected, match="before its request was whole"):
+        asyncio.run(bodies.read(receive, {b"expect": b"100-continue", b"content-length": b"60"}, held))
+    held.let_go()
+    assert bodies.held == 0
