@@ -2,7 +2,9 @@
 
 Each split's settings (dropout rate and noise precision) are chosen by log-likelihood on the last 20 % of its training
 rows; a network with these is then trained on all of them, and scored on the test rows. The networks of many settings
-and splits are trained together (`models.recipes.uci_training`).
+and splits are trained together (`models.recipes.uci_training`). Beside the protocol's figures stand those with a noise
+precision that was fitted on the rows that chose, as a server's would be: the precisions that are tried are few, and
+in some sets all of them are too low.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
@@ -26,18 +28,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
-
 from models.recipes.uci_data import BadSet, Candidate, Part, Split, UciSet, read_set
 from models.recipes.uci_journal import BadJournal, Journal
-from models.recipes.uci_scoring import SAMPLES, DropoutRegression, Scaling, Score, log_likelihood, score
-from models.recipes.uci_training import Task, train
+from models.recipes.uci_scoring import SAMPLES, DropoutRegression, Scaling, Score, Validation, score, validate
+from models.recipes.uci_training import Task, one_thread, train
 from service.errors import ErrorbarError
 
 LAW = 1
 """Of everything that decides a figure and is not a setting; a journal of another law is refused."""
 TOGETHER = 24
-"""Networks that are trained together at most: more are no faster, and are lost where a run is killed."""
+"""Networks that are trained together at most: more are hardly faster, and are lost where a run is killed."""
+NUMBERS_TOGETHER = 32_000_000
+"""As many numbers at most have the training rows of those that are trained together, unless one alone has more."""
 
 PUBLISHED = {
     "concrete": ("4.83 ± .16", "-2.94 ± .025"),
@@ -76,7 +78,7 @@ class SplitResult:
 
     split: int
     chosen: Candidate
-    validation_log_likelihood: float
+    validation: Validation
     score: Score
 
 
@@ -100,21 +102,25 @@ def run(
         journal_file, {"law": LAW, "set": uci.digest, "samples": settings.samples, "seed": settings.seed}
     )  # fmt: skip
     every = [Trial(split, candidate) for split in uci.splits for candidate in range(len(uci.candidates))]
-    progress = _Progress(uci, settings, say)
-    progress.run("choosing", every, True, journal)
+    _finish_all(uci, settings, every, True, journal, say)
     chosen = {split: _best(journal, split, len(uci.candidates)) for split in uci.splits}
-    progress.run("refitting", [Trial(split, candidate) for split, candidate in chosen.items()], False, journal)
+    _finish_all(uci, settings, [Trial(*each) for each in chosen.items()], False, journal, say)
     return [
         SplitResult(
-            split, uci.candidates[candidate], journal[_key(Trial(split, candidate), True)],
+            split, uci.candidates[candidate], Validation(**journal[_key(Trial(split, candidate), True)]),
             Score(**journal[_key(Trial(split, candidate), False)]),
         )
         for split, candidate in chosen.items()
     ]  # fmt: skip
 
 
-def finish(uci: UciSet, settings: Settings, batch: Batch) -> dict[str, Any]:
-    """Trains and scores a batch: for each of its networks' journal keys, the log-likelihood or all of the score."""
+def finish(uci: UciSet, settings: Settings, batch: Batch, fitted_taus: Mapping[int, float]) -> dict[str, Any]:
+    """Trains and scores a batch, on one thread: what is to be kept, by journal key. fitted_taus: by split."""
+    with one_thread():
+        return _finish(uci, settings, batch, fitted_taus)
+
+
+def _finish(uci: UciSet, settings: Settings, batch: Batch, fitted_taus: Mapping[int, float]) -> dict[str, Any]:
     fitted = []
     for trial in batch.trials:
         rows, others = _parts(uci.splits[trial.split], batch.choosing)
@@ -126,10 +132,10 @@ def finish(uci: UciSet, settings: Settings, batch: Batch) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for (trial, task, scaling, others), weights in zip(fitted, trained, strict=True):
         network = DropoutRegression(weights, task.rate, scaling)
-        found[_key(trial, batch.choosing)] = (
-            log_likelihood(network, others, task.tau, settings.samples)
+        found[_key(trial, batch.choosing)] = asdict(
+            validate(network, others, task.tau, settings.samples)
             if batch.choosing
-            else asdict(score(network, others, task.tau, settings.samples))
+            else score(network, others, task.tau, fitted_taus[trial.split], settings.samples)
         )
     return found
 
@@ -141,8 +147,11 @@ def summary(uci: UciSet, results: Sequence[SplitResult]) -> dict[str, Any]:
         for figure in fields(Score)
     }  # fmt: skip
     chosen = [
-        {"split": r.split, **asdict(r.chosen), "validation_log_likelihood": r.validation_log_likelihood}
-        for r in results
+        {
+            "split": result.split, **asdict(result.chosen), "fitted_tau": result.validation.fitted_tau,
+            "validation_log_likelihood": result.validation.log_likelihood,
+        }
+        for result in results
     ]  # fmt: skip
     return {"set": uci.name, "splits": [result.split for result in results], **figures, "chosen": chosen}
 
@@ -150,49 +159,48 @@ def summary(uci: UciSet, results: Sequence[SplitResult]) -> dict[str, Any]:
 def report(found: dict[str, Any]) -> str:
     """A table for people, beside the published figures where there are such."""
     published = PUBLISHED.get(found["set"])
-    rows = [["split", "rate", "tau", "RMSE", "log-likelihood", "constant noise", "in 90 %"]]
-    names = ("rmse", "log_likelihood", "constant_log_likelihood", "coverage")
+    rows = [["split", "rate", "tau", "RMSE", "log-likelihood", "in 90 %", "fitted tau", "log-likelihood", "in 90 %",
+             "constant noise"]]  # fmt: skip
+    protocol, fitted = ("rmse", "log_likelihood", "coverage"), ("fitted_log_likelihood", "fitted_coverage")
+    names = (*protocol, *fitted, "constant_log_likelihood")
     for place, chosen in enumerate(found["chosen"]):
         values = [f"{found[name]['per_split'][place]:.3f}" for name in names]
+        values.insert(len(protocol), f"{chosen['fitted_tau']:.3g}")
         rows.append([str(chosen["split"]), f"{chosen['rate']:g}", f"{chosen['tau']:g}", *values])
-    rows.append(["mean", "", "", *(f"{found[name]['mean']:.3f}" for name in names)])
-    errors = [found[name]["se"] for name in names]
-    rows.append(["± s.e.", "", "", *("" if error is None else f"{error:.3f}" for error in errors)])
+    for name, word in (("mean", "mean"), ("se", "± s.e.")):
+        values = ["" if found[each][name] is None else f"{found[each][name]:.3f}" for each in names]
+        values.insert(len(protocol), "")
+        rows.append([word, "", "", *values])
     if published:
-        rows.append(["published", "", "", *published, "", ""])
+        rows.append(["published", "", "", *published, *[""] * 5])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = [
-        f"{found['set']}: RMSE in the target's unit, likelihoods in nats a row. Constant noise: one Gaussian with the "
-        "RMSE for standard deviation. In 90 %: share of test rows in the central 90 % interval of the mixture of "
-        "samples and noise.",
+        f"{found['set']}: RMSE in the target's unit, likelihoods in nats a row. In 90 %: share of test rows in the "
+        "central 90 % interval of the mixture of samples and noise. Fitted tau, and what follows: with the precision "
+        "that makes the rows that choose most likely, instead of the best of those that are tried. Constant noise: "
+        "log-likelihood of one Gaussian with the RMSE for standard deviation.",
         *([SOURCE] if published else []),
     ]
     return "\n".join([*lines, "", *notes])
 
 
-class _Progress:
-    """Runs what a journal lacks, and says how far it is."""
-
-    def __init__(self, uci: UciSet, settings: Settings, say: Say) -> None:
-        self._uci, self._settings, self._say = uci, settings, say
-
-    def run(self, doing: str, trials: Sequence[Trial], choosing: bool, journal: Journal) -> None:
-        wanted = [trial for trial in trials if _key(trial, choosing) not in journal]
-        known, done = len(trials) - len(wanted), 0
-        if known:
-            self._say(f"{self._uci.name}: {doing}: {known} of {len(trials)} networks are in the journal")
-        began = time.monotonic()
-        batches = _batches(self._uci, wanted, choosing, self._settings.jobs)
-        for count, found in _finished(self._uci, self._settings, batches):
-            journal.keep(found)
-            done += count
-            took = time.monotonic() - began
-            left = took / done * (len(wanted) - done)
-            self._say(
-                f"{self._uci.name}: {doing}: {known + done} of {len(trials)} networks, {took:.0f} s, "
-                f"about {left:.0f} s left of this"
-            )
+def _finish_all(
+    uci: UciSet, settings: Settings, trials: Sequence[Trial], choosing: bool, journal: Journal, say: Say
+) -> None:
+    """Finishes what the journal lacks of these trials, and says how far it is."""
+    doing = f"{uci.name}: {'choosing' if choosing else 'refitting'}"
+    wanted = [trial for trial in trials if _key(trial, choosing) not in journal]
+    known, done, began = len(trials) - len(wanted), 0, time.monotonic()
+    if known:
+        say(f"{doing}: {known} of {len(trials)} networks are in the journal")
+    taus = {} if choosing else {trial.split: journal[_key(trial, True)]["fitted_tau"] for trial in trials}
+    for count, found in _finished(uci, settings, _batches(uci, wanted, choosing, settings.jobs), taus):
+        journal.keep(found)
+        done += count
+        took = time.monotonic() - began
+        left = took / done * (len(wanted) - done)
+        say(f"{doing}: {known + done} of {len(trials)} networks, {took:.0f} s, about {left:.0f} s left of this")
 
 
 def _batches(uci: UciSet, trials: Sequence[Trial], choosing: bool, jobs: int) -> list[Batch]:
@@ -202,22 +210,26 @@ def _batches(uci: UciSet, trials: Sequence[Trial], choosing: bool, jobs: int) ->
     for trial in trials:
         by_rows[len(_parts(uci.splits[trial.split], choosing)[0].targets)].append(trial)
     batches = []
-    for alike in by_rows.values():
-        count = min(len(alike), jobs * math.ceil(len(alike) / (TOGETHER * jobs)))
+    columns = next(iter(uci.splits.values())).train.inputs.shape[1] + 2
+    for rows, alike in by_rows.items():
+        together = max(1, min(TOGETHER, NUMBERS_TOGETHER // (rows * columns)))
+        count = min(len(alike), jobs * math.ceil(len(alike) / (together * jobs)))
         cuts = [i * len(alike) // count for i in range(count + 1)]
         batches += [Batch(tuple(alike[start:end]), choosing) for start, end in pairwise(cuts)]
     return batches
 
 
-def _finished(uci: UciSet, settings: Settings, batches: Sequence[Batch]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _finished(
+    uci: UciSet, settings: Settings, batches: Sequence[Batch], fitted_taus: Mapping[int, float]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """How many networks, and what came of them, in the order in which batches end."""
     if settings.jobs == 1 or len(batches) <= 1:
         for batch in batches:
-            yield len(batch.trials), finish(uci, settings, batch)
+            yield len(batch.trials), finish(uci, settings, batch, fitted_taus)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(settings.jobs, len(batches)), context, _begin_worker) as pool:
-        running = {pool.submit(finish, uci, settings, batch): batch for batch in batches}
+        running = {pool.submit(finish, uci, settings, batch, fitted_taus): batch for batch in batches}
         try:
             for future in as_completed(running):
                 yield len(running[future].trials), future.result()
@@ -227,8 +239,7 @@ def _finished(uci: UciSet, settings: Settings, batches: Sequence[Batch]) -> Iter
 
 
 def _begin_worker() -> None:
-    """One thread, as there is a process for each core; and an end with the parent, however that ends."""
-    torch.set_num_threads(1)
+    """Ends with the parent, however that ends."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -246,7 +257,7 @@ def _parts(split: Split, choosing: bool) -> tuple[Part, Part]:
 
 def _best(journal: Journal, split: int, candidates: int) -> int:
     """The candidate with the highest log-likelihood on the rows that choose, the first of equals."""
-    return max(range(candidates), key=lambda candidate: journal[_key(Trial(split, candidate), True)])
+    return max(range(candidates), key=lambda candidate: journal[_key(Trial(split, candidate), True)]["log_likelihood"])
 
 
 def _key(trial: Trial, choosing: bool) -> str:
@@ -271,6 +282,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _from_zero(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number from 0 expected, got {text!r}")
+    return int(text)
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """The command line: progress on stderr, results on stdout. Returns the exit status: 2 where the input is wrong."""
     parser = argparse.ArgumentParser(
@@ -282,7 +299,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=_positive, default=1, help="processes of one thread each (%(default)s)")
     parser.add_argument("--journal", type=Path, help="file that keeps what is finished; a run that finds it goes on")
     parser.add_argument("--samples", type=_positive, default=SAMPLES, help="dropout samples (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, orders and training masks (%(default)s)")
+    parser.add_argument("--seed", type=_from_zero, default=0, help="of weights, orders and masks (%(default)s)")
     arguments = parser.parse_args(given)
     settings = Settings(arguments.samples, arguments.seed, arguments.jobs)
     try:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.architectures.scaling import Restore, Standardise
+from models.recipes.noise import fit_tau
 from models.recipes.uci_data import Doubles, Part
 from models.recipes.uci_training import Weights
 from service.sampling import prepare
@@ -20,6 +21,7 @@ SAMPLES = 10_000
 SAMPLING_SEED = 0
 LEVEL = 0.9
 _NUMBERS_AT_ONCE = 2_000_000  # samples of rows: what is held at a time
+_SAMPLES_TO_FIT = 1000  # of each row, that the noise is fitted on: ten times as many hardly move it
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,28 @@ class Score:
     rmse: of the mean over the samples, in the target's unit. log_likelihood: nats a row, of the mixture over the
     samples of Gaussians of precision tau. coverage: share of rows in the central 90 % interval of that mixture.
     constant_log_likelihood: nats a row, of one Gaussian around the mean for all rows, as wide as the RMSE: what knowing
-    how large errors are on the whole, and nothing of each row, would give.
+    how large errors are on the whole, and nothing of each row, would give. fitted_*: the same with the precision that
+    was fitted on the rows that chose, instead of tau.
     """
 
     rmse: float
     log_likelihood: float
     coverage: float
     constant_log_likelihood: float
+    fitted_log_likelihood: float
+    fitted_coverage: float
 
 
-def score(network: nn.Module, rows: Part, tau: float, samples: int = SAMPLES) -> Score:
+@dataclass(frozen=True)
+class Validation:
+    """On the rows that choose: log_likelihood, as in `Score`, and fitted_tau, the precision that would make it largest,
+    1 / (target unit)²."""
+
+    log_likelihood: float
+    fitted_tau: float
+
+
+def score(network: nn.Module, rows: Part, tau: float, fitted_tau: float, samples: int = SAMPLES) -> Score:
     """Samples the network on those rows as the server would, and scores it.
 
     The masks are shared, so each sample is one thinned network for all rows. Rows run in groups, to bound memory.
@@ -96,21 +110,31 @@ def score(network: nn.Module, rows: Part, tau: float, samples: int = SAMPLES) ->
     errors, densities, levels = [], [], []
     for draws, targets in _sampled(network, rows, samples):
         errors.append(draws.mean(dim=1) - targets)
-        densities.append(log_densities(draws, targets, tau))
-        levels.append(mixture_levels(draws, targets, tau))
-    level = torch.cat(levels)
+        densities.append([log_densities(draws, targets, each) for each in (tau, fitted_tau)])
+        levels.append([mixture_levels(draws, targets, each) for each in (tau, fitted_tau)])
     rmse = float(torch.cat(errors).square().mean().sqrt())
+    likelihoods = [float(torch.cat(parts).mean()) for parts in zip(*densities, strict=True)]
+    coverages = [
+        float(((torch.cat(parts) - 0.5).abs() <= LEVEL / 2).double().mean()) for parts in zip(*levels, strict=True)
+    ]
     return Score(
         rmse=rmse,
-        log_likelihood=float(torch.cat(densities).mean()),
-        coverage=float(((level - 0.5).abs() <= LEVEL / 2).double().mean()),
+        log_likelihood=likelihoods[0],
+        coverage=coverages[0],
         constant_log_likelihood=constant_log_likelihood(rmse),
+        fitted_log_likelihood=likelihoods[1],
+        fitted_coverage=coverages[1],
     )
 
 
-def log_likelihood(network: nn.Module, rows: Part, tau: float, samples: int = SAMPLES) -> float:
-    """The log-likelihood of `score` alone."""
-    return float(torch.cat([log_densities(*each, tau) for each in _sampled(network, rows, samples)]).mean())
+def validate(network: nn.Module, rows: Part, tau: float, samples: int = SAMPLES) -> Validation:
+    """Samples the network on the rows that choose, as `score` does."""
+    densities, kept = [], []
+    for draws, targets in _sampled(network, rows, samples):
+        kept.append(draws[:, :_SAMPLES_TO_FIT, None].clone())
+        densities.append(log_densities(draws, targets, tau))
+    fitted = fit_tau(torch.cat(kept), torch.from_numpy(rows.targets)[:, None])
+    return Validation(float(torch.cat(densities).mean()), fitted)
 
 
 def log_densities(draws: Tensor, targets: Tensor, tau: float) -> Tensor:

@@ -116,7 +116,7 @@ def train(tasks: Sequence[Task], hidden: int, epochs: int) -> list[Weights]:
     if not tasks:
         return []
     order = sorted(range(len(tasks)), key=lambda i: -len(tasks[i].targets))
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode(), one_thread(), _without_denormals():
         networks = _Networks([tasks[i] for i in order], hidden)
         done = 0
         while done < epochs:
@@ -345,14 +345,22 @@ class _Networks:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small work, so threads would only wait for each other. Numbers too small for full precision count as zero: the
-    moments of units that are never on die away to such, and they cost a hundred times the time."""
+def one_thread() -> Iterator[None]:
+    """The work is small, so threads would only wait for each other; and figures must not depend on their number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """Numbers too small for full precision count as zero: the moments of a unit that is never on die away to such, and
+    they are slow."""
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
-        torch.set_num_threads(threads)

@@ -19,9 +19,9 @@ from models.recipes.uci_scoring import (
     Scaling,
     constant_log_likelihood,
     log_densities,
-    log_likelihood,
     mixture_levels,
     score,
+    validate,
 )
 from models.recipes.uci_training import BATCH_ROWS, Dropped, Streams, Task, Weights, train
 
@@ -203,10 +203,13 @@ def test_a_score_is_that_of_all_rows_though_they_run_in_groups(monkeypatch: pyte
     scaling, rng = Scaling.of(split.train), np.random.default_rng(0)
     weights = Weights(*(rng.normal(size=shape).astype(np.float32) for shape in ((HIDDEN, 3), HIDDEN, HIDDEN, ())))
     network = DropoutRegression(weights, 0.1, scaling)
-    whole = score(network, split.test, 0.5, samples=50)
+    whole = score(network, split.test, 0.5, 0.1, samples=50)
     monkeypatch.setattr("models.recipes.uci_scoring._NUMBERS_AT_ONCE", 150)  # three rows
-    assert vars(score(network, split.test, 0.5, samples=50)) == pytest.approx(vars(whole))
-    assert log_likelihood(network, split.test, 0.5, samples=50) == pytest.approx(whole.log_likelihood)
+    assert vars(score(network, split.test, 0.5, 0.1, samples=50)) == pytest.approx(vars(whole))
+    found = validate(network, split.test, 0.5, samples=50)
+    assert found.log_likelihood == pytest.approx(whole.log_likelihood)
+    best = score(network, split.test, found.fitted_tau, 1.1 * found.fitted_tau, samples=50)
+    assert best.log_likelihood > max(best.fitted_log_likelihood, whole.log_likelihood, whole.fitted_log_likelihood)
 
 
 def test_training_rows_alone_scale_and_a_feature_that_does_not_vary_is_only_shifted(folder: Path) -> None:
@@ -231,14 +234,16 @@ def test_the_chosen_setting_is_the_one_with_the_highest_log_likelihood_on_the_ro
     folder, uci, results = uninterrupted
     kept = json.loads((folder / "journal.json").read_text())["finished"]
     for result in results:
-        tried = [kept[f"choose {result.split} {candidate}"] for candidate in range(len(uci.candidates))]
-        assert result.validation_log_likelihood == max(tried)
+        tried = [
+            kept[f"choose {result.split} {candidate}"]["log_likelihood"] for candidate in range(len(uci.candidates))
+        ]
+        assert result.validation.log_likelihood == max(tried)
         assert result.chosen == uci.candidates[tried.index(max(tried))]
 
 
 def test_what_a_journal_says_is_not_done_again(folder: Path) -> None:
     uci, journal = read_set(folder, [0]), folder / "journal.json"
-    planted = {"choose 0 0": -2.0, "choose 0 1": -1.0}
+    planted = {f"choose 0 {i}": {"log_likelihood": i - 9.0, "fitted_tau": 0.5} for i in range(2)}
     Journal(journal, {"law": 1, "set": uci.digest, "samples": 100, "seed": 0}).keep(planted)
     said: list[str] = []
     (result,) = run(uci, BRIEF, journal, said.append)
@@ -294,10 +299,12 @@ def test_json_alone_goes_to_stdout_and_one_split_has_no_standard_error(
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert (found["set"], found["splits"]) == ("tiny", [1])
-    for name in ("rmse", "log_likelihood", "coverage", "constant_log_likelihood"):
+    for name in (
+        "rmse", "log_likelihood", "coverage", "constant_log_likelihood", "fitted_log_likelihood", "fitted_coverage",
+    ):  # fmt: skip
         assert found[name] == {"mean": found[name]["per_split"][0], "se": None, "per_split": found[name]["per_split"]}
     assert 0 < found["rmse"]["mean"] < 10
-    assert set(found["chosen"][0]) == {"split", "rate", "tau", "validation_log_likelihood"}
+    assert set(found["chosen"][0]) == {"split", "rate", "tau", "fitted_tau", "validation_log_likelihood"}
     assert err.startswith("tiny: choosing: 2 of 2 networks")
 
 
