@@ -227,6 +227,66 @@ def uncertainty(
     _answer(model, file, models, device, "uncertainty", options, as_json, out, overwrite, restart)
 
 
+@app.command()
+def evaluate(
+    model: ModelName,
+    data: Annotated[str, typer.Option("--data", metavar="FILE", help=(
+        "Rows with their truth: .csv, .jsonl or .npz with a column, key or array for it."))],
+    truth: Annotated[str | None, typer.Option("--truth", metavar="NAME", help=(
+        "What the truth is called there; label, or value of a regression, if not given."))] = None,
+    ood: Annotated[str | None, typer.Option("--ood", metavar="FILE", help=(
+        "Rows of another kind, without truth: how well is it seen that they are?"))] = None,
+    report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help=(
+        "Write tables and plots there, one HTML file that needs nothing else."))] = None,
+    samples: Annotated[int | None, typer.Option(help="Samples to draw; the model's default if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same rows and seed, same figures.")] = None,
+    models: Models = None, device: Device = None, as_json: AsJson = False,
+) -> None:
+    """Measure how good answers are on rows with known truth, every dropout off and sampled, side by side."""
+    from service.api.decode import decode_options
+    from service.files.evaluate import evaluated
+    from service.sampling.untimed import chosen_by_rule
+    from service.scheduling import Limits
+
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise InvalidOption.at("--report", f"a name that ends in .html expected, got {cut(str(report))!r}")
+    options = {name: value for name, value in {"samples": samples, "seed": seed}.items() if value is not None}
+    with chosen_by_rule():
+        loaded = _load(_repository(models, device), model)
+        with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
+            task = progress.add_task("evaluate", total=None)
+            found = evaluated(
+                loaded, data, lambda: decode_options(options, loaded, Limits()), truth, ood,
+                lambda rows: progress.update(task, description=f"evaluate: {rows:,} rows"))
+    if report is not None:
+        report.write_text(found.html(), encoding="utf-8")
+    if as_json:
+        _print_json(found.as_json)
+    else:
+        _print(_evaluation_table(found.as_json))
+
+
+def _evaluation_table(found: Mapping[str, Any]) -> Table:
+    """A line a metric: each way's figure with its interval."""
+    ways = list(dict.fromkeys(way for metric in found["metrics"] for way in metric["values"]))
+    table = Table("metric", *ways, "unit", box=None, title=f"{found['rows']:,} rows", title_justify="left")
+    for metric in found["metrics"]:
+        cells = [_estimate(metric["values"].get(way)) for way in ways]
+        table.add_row(metric["name"], *cells, metric["unit"])
+    for score, by_way in (found["other"] or {"auroc": {}})["auroc"].items():
+        table.add_row(f"AUROC of {score}, other rows", *(_estimate(by_way.get(way)) for way in ways), "share of pairs")
+    return table
+
+
+def _estimate(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return ""
+    if value["estimate"] is None:
+        return "infinite"
+    low, high = value.get("low"), value.get("high")
+    return _number(value["estimate"]) + ("" if low is None or high is None else f" ({low:.3g} to {high:.3g})")
+
+
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
 

@@ -79,18 +79,22 @@ def _spooled(file: IO[bytes]) -> IO[bytes]:
 
 
 class ArrayFile:
-    """Several arrays of as many rows: one an input, or one a feature, or any single one that is the one input."""
+    """Several arrays of as many rows: one an input, or one a feature, or any single one that is the one input. truth:
+    name of one more, that is no input."""
 
-    def __init__(self, file: BinaryIO, members: Sequence[Member], manifest: Manifest) -> None:
-        self._file, self._members = file, list(members)
+    def __init__(self, file: BinaryIO, members: Sequence[Member], manifest: Manifest, truth: str | None = None) -> None:
+        self._file, self._members, self._truth = file, list(members), truth
         lengths = {member.name: member.rows for member in members}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"arrays of one length expected, got {lengths}")
-        self._inputs = _inputs_of(self._members, manifest)
+        if truth is not None and truth not in lengths:
+            raise ValueError(f"array {truth!r}: missing")
+        self._inputs = _inputs_of([member for member in members if member.name != truth], manifest)
 
     def read(self, count: int) -> Arrays:
         parts = {member.name: member.read(count) for member in self._members}
-        return Arrays({name: _joined([parts[n] for n in names]) for name, names in self._inputs.items()})
+        inputs = {name: _joined([parts[n] for n in names]) for name, names in self._inputs.items()}
+        return Arrays(inputs, None if self._truth is None else parts[self._truth])
 
     def skip(self, count: int) -> int:
         done = 0
@@ -109,7 +113,9 @@ class ArrayFile:
         self._file.close()
 
 
-def npy_file(file: BinaryIO, manifest: Manifest) -> ArrayFile:
+def npy_file(file: BinaryIO, manifest: Manifest, truth: str | None = None) -> ArrayFile:
+    if truth is not None:
+        raise ValueError(f"an archive with an array {truth!r} expected, got one array; call it .npz")
     if _begins_as_archive(file):
         if zipfile.is_zipfile(file):
             raise ValueError("one array expected, got an archive of them; call it .npz")
@@ -117,7 +123,7 @@ def npy_file(file: BinaryIO, manifest: Manifest) -> ArrayFile:
     return ArrayFile(file, [Member("", file)], manifest)
 
 
-def npz_file(file: BinaryIO, manifest: Manifest) -> ArrayFile:
+def npz_file(file: BinaryIO, manifest: Manifest, truth: str | None = None) -> ArrayFile:
     if file.read(1) == b"\x93":
         raise ValueError("an archive of arrays expected, got one array; call it .npy")
     archive = zipfile.ZipFile(file)
@@ -127,7 +133,7 @@ def npz_file(file: BinaryIO, manifest: Manifest) -> ArrayFile:
     ]
     if not members:
         raise ValueError("no rows")
-    return ArrayFile(file, members, manifest)
+    return ArrayFile(file, members, manifest, truth)
 
 
 def _begins_as_archive(file: BinaryIO) -> bool:

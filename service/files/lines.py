@@ -65,9 +65,11 @@ def _length(file: BinaryIO) -> int | None:
 
 
 class Csv:
-    """A header that is not all numbers names the features; without one, rows are lists of numbers."""
+    """A header that is not all numbers names the features; without one, rows are lists of numbers. The cells of one
+    column may be text."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, text_column: str | None = None) -> None:
+        self._text_column = text_column
         self._lines = Lines(file)
         self._reader = csv.reader(_each_end(self._lines))
         self._records = self._found()
@@ -110,7 +112,7 @@ class Csv:
                 yield cells
             first = False
 
-    def _row(self, cells: Sequence[str]) -> list[float | int] | dict[str, float | int]:
+    def _row(self, cells: Sequence[str]) -> list[float | int | str] | dict[str, float | int | str]:
         header = self._header
         if header is None:
             return [self._number(cell, place) for place, cell in enumerate(cells)]
@@ -118,7 +120,9 @@ class Csv:
             raise ValueError(f"line {self._reader.line_num}: {len(header)} values expected, got {len(cells)}")
         return {name: self._number(cell, place) for place, (name, cell) in enumerate(zip(header, cells, strict=True))}
 
-    def _number(self, cell: str, place: int) -> float | int:
+    def _number(self, cell: str, place: int) -> float | int | str:
+        if self._header is not None and self._header[place] == self._text_column:
+            return cell
         if _INTEGER.fullmatch(cell):
             return int(cell)
         if _NUMBER.fullmatch(cell):

@@ -25,9 +25,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Arrays:
-    """by_input: an array for each input, rows first, of the shapes that the manifest says."""
+    """by_input: an array for each input, rows first, of the shapes that the manifest says. truth: that stands beside
+    them, rows first, where one was asked for."""
 
     by_input: Mapping[str, NDArray[np.floating] | NDArray[np.integer]]
+    truth: NDArray[np.floating] | NDArray[np.integer] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.by_input.values())))

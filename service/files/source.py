@@ -7,10 +7,11 @@ import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
@@ -22,9 +23,9 @@ from service.files.lines import Csv, JsonLines
 from service.files.parts import Part, Reader, Rows
 from service.repository import Manifest, ReadyModel
 
-_KINDS: dict[str, Callable[[BinaryIO, Manifest], Reader]] = {
+_KINDS: dict[str, Callable[[BinaryIO, Manifest, str | None], Reader]] = {
     ".npy": npy_file, ".npz": npz_file,
-    ".csv": lambda file, manifest: Csv(file), ".jsonl": lambda file, manifest: JsonLines(file),
+    ".csv": lambda file, manifest, truth: Csv(file, truth), ".jsonl": lambda file, manifest, truth: JsonLines(file),
 }
 _BROKEN = (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError)
 _PATH = re.compile(r"instances\[(\d+)\](?:\.(.+)|\[(\d+)\])?")
@@ -33,19 +34,23 @@ _PATH = re.compile(r"instances\[(\d+)\](?:\.(.+)|\[(\d+)\])?")
 class Source:
     """The rows of a file, read as they are needed. InvalidInput names the file, and the line or row and the column."""
 
-    def __init__(self, file: str, model: ReadyModel) -> None:
-        """model: that the rows are for."""
+    def __init__(self, file: str, model: ReadyModel, truth: str | None = None) -> None:
+        """model: that the rows are for. truth: the column, key or array that holds each row's truth, beside its inputs.
+        """
         self.name = "standard input" if file == "-" else file
         self.at = 0
         """Rows that have been read."""
         self._part: Part = Rows([], True, [])
         self._first = 0  # row of the part
-        self._model, self._suffix = model, Path(file).suffix.lower()
+        self._model, self._truth, self._suffix = model, truth, Path(file).suffix.lower()
+        self.truths: Sequence[Any] = []
+        """Of the rows that were read last, as they stand in the file; where they were asked for."""
         if file != "-" and self._suffix not in _KINDS:
             raise InvalidInput(f"{file}: {', '.join(_KINDS)} or - expected, got {self._suffix or 'no suffix'!r}")
         with self._saying():
             opened = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115  closed by `close`
-            self._reader: Reader = JsonLines(opened) if file == "-" else _KINDS[self._suffix](opened, model.manifest)
+            self._reader: Reader = JsonLines(opened) if file == "-" else _KINDS[self._suffix](
+                opened, model.manifest, truth)
 
     def read(self, count: int) -> dict[str, Tensor]:
         """The next rows, so many or as many as are left: a tensor for each input, (rows, *shape). None left: {}."""
@@ -54,6 +59,8 @@ class Source:
         self._first, self.at = self.at, self.at + len(part)
         if not self.at:
             raise InvalidInput(f"{self.name}: no rows")
+        if self._truth is not None:
+            self._part = part = self._take_truths(part, self._truth)
         return self._decoded(part) if len(part) else {}
 
     def skip(self, count: int) -> int:
@@ -78,6 +85,25 @@ class Source:
         """Of a row that was read last, as somebody finds it who opens the file."""
         part = self._part
         return f"line {part.lines[row - self._first]}" if isinstance(part, Rows) else f"row {row}"
+
+    def named(self, row: int) -> str:
+        """The file, and that place in it."""
+        return f"{self.name}: {self.place(row)}"
+
+    def _take_truths(self, part: Part, name: str) -> Part:
+        """From beside the inputs; what is left. Of a model whose features have no names, the other columns of a table
+        are its numbers in their order."""
+        if isinstance(part, Rows):
+            for row, line in zip(part.rows, part.lines, strict=True):
+                if not isinstance(row, dict) or name not in row:
+                    where = "a column" if self._suffix == ".csv" else "a key"
+                    raise InvalidInput(f"{self.name}: line {line}: {where} {name!r} with the truth expected")
+            self.truths = [row.pop(name) for row in part.rows]
+            if self._suffix == ".csv" and self._model.manifest.features is None:
+                return replace(part, rows=[list(row.values()) for row in part.rows])
+        elif part.truth is not None:
+            self.truths = part.truth.tolist()
+        return part
 
     def _decoded(self, part: Part) -> dict[str, Tensor]:
         try:
