@@ -274,8 +274,11 @@ class Connection(HttpToolsProtocol):
         self._running = cycle
         scope = cast(Scope, cycle.scope)
         route = hot_route(scope)
-        if route is None or not _is_small(scope) or cycle.waiting_for_100_continue or self.flow.write_paused:
+        if route is None or self.flow.write_paused:
             super()._start_asgi_task(cycle, app)
+        elif not _is_small(scope) or cycle.waiting_for_100_continue:
+            if not self._port.quick.refuse(scope, route, partial(self._reply, cycle)):
+                super()._start_asgi_task(cycle, app)
         elif cycle.more_body:
             self._port.quick.arrived(scope)
             self._waiting = _Waiting(cycle, app, scope, route)

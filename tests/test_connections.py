@@ -175,6 +175,13 @@ def heard_of(said: list[bytes], knows: bool, replies_at_once: bool) -> tuple[lis
         return {name: value for name, value in scope.items() if name != "seen"}
 
     class Answers(Mock):
+        def refuse(self, scope: Any, route: Any, reply: Any) -> bool:
+            heard.append(("head", shown(scope), route.groups()))
+            refuses = len(scope["headers"]) == 2
+            if refuses:
+                reply(429, [(b"content-length", b"0")], b"")
+            return refuses
+
         def answer(self, scope: Any, route: Any, body: bytes, reply: Any) -> Any:
             heard.append(("quick", shown(scope), route.groups(), body))
             if len(body) == 1:

@@ -23,6 +23,7 @@ from service.api.refusals import refusal
 from service.api.request_log import RequestLog
 from service.clock import Clock
 from service.errors import Disconnected, Draining, ErrorbarError
+from service.repository import ReadyModel
 from service.scheduling import Answer, Job
 from service.scheduling.job import Mode
 from service.scheduling.queue import Outcome
@@ -58,6 +59,11 @@ class Quick:
         return exchange.leave if exchange.begin(route[1], route[2], body) else None
 
 
+    def refuse(self, scope: Scope, route: re.Match[str], reply: Reply) -> bool:
+        """Whether a request is refused by its head alone, and was told so. Else it goes on with this scope."""
+        return _Exchange(self, scope, route[3], reply).head(route[1], route[2]) is None
+
+
 class _Exchange:
     """One request and its answer."""
 
@@ -75,14 +81,11 @@ class _Exchange:
 
     def begin(self, name: str, version: str | None, body: bytes) -> bool:
         """Whether it is answered here."""
-        quick, scope = self._quick, self._scope
-        inference = quick.inference
-        begun(scope, quick.clock)
+        if (model := self.head(name, version)) is None:
+            return True
+        inference, scope = self._quick.inference, self._scope
         try:
-            if (refused := self._refused()) is not None:
-                self._send(turned_away(scope, refused, quick.observer))
-                return True
-            self._call = call = inference.begun(scope, name, version, self._mode)
+            self._call = call = Call(scope, context_of(scope), model, self._mode)
             if call.streams or call.is_heavy(len(body)):
                 return False
             self._held.take(len(body))
@@ -94,6 +97,18 @@ class _Exchange:
         except Exception as e:
             self._fail(e)
         return True
+
+    def head(self, name: str, version: str | None) -> ReadyModel | None:
+        """The model that answers. None, and a reply, where it is not let in, or there is no such model, or no room for
+        more work."""
+        begun(self._scope, self._quick.clock)
+        try:
+            if (refused := self._refused()) is None:
+                return self._quick.inference.model_of(self._scope, name, version)
+            self._send(turned_away(self._scope, refused, self._quick.observer))
+        except Exception as e:
+            self._fail(e)
+        return None
 
     def _refused(self) -> ErrorbarError | None:
         """By the gate."""

@@ -148,3 +148,24 @@ def test_a_model_that_there_is_not_is_told_as_everywhere(server, application) ->
     expected = application.post("/v1/models/trees:predict", json={"instances": [ROW]})
     assert found.status == expected.status_code == 404
     assert found.json["detail"] == expected.json()["detail"]
+
+
+def test_a_long_request_is_refused_by_its_head_and_counted_once(server) -> None:
+    scope = {"type": "http", "method": "POST", "path": "/v1/models/flowers:predict", "query_string": b"",
+             "headers": [(b"content-length", b"1000000")]}
+    quick = create_app(server.settings, state=server).quick
+    route = hot_route(scope)
+    assert route is not None
+    told: list[int] = []
+
+    def reply(status: int, headers: Any, content: bytes) -> None:
+        told.append(status)
+
+    assert not quick.refuse(dict(scope), route, reply)
+    assert told == []
+    server.engine._admission.backlog_s = 1e9
+    assert quick.refuse(dict(scope), route, reply)
+    assert told == [429]
+    assert counted(server, "overloaded", "predict") == 1
+    server.engine._admission.backlog_s = 0.0
+    server.engine.drain()
