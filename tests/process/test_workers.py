@@ -109,7 +109,7 @@ def test_what_two_workers_counted_adds_up_exactly_also_after_one_was_killed_and_
     assert asked(two, ASK, 100).counts() == {"200": 100}
     after = answered(two, "uncertainty", 600)
     assert after["errorbar_processes"] == 2
-    assert after[MEMORY] == before[MEMORY] > found[MEMORY]
+    assert found[MEMORY] < min(before[MEMORY], after[MEMORY])  # each lays weights out for the library it finds faster
     assert first not in pids(after)
 
 
