@@ -235,7 +235,7 @@ def evaluate(
     truth: Annotated[str | None, typer.Option("--truth", metavar="NAME", help=(
         "What the truth is called there; label, or value of a regression, if not given."))] = None,
     ood: Annotated[str | None, typer.Option("--ood", metavar="FILE", help=(
-        "Rows of another kind, without truth: how well is it seen that they are?"))] = None,
+        "Rows of another kind: how well is it seen that they are?"))] = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help=(
         "Write tables and plots there, one HTML file that needs nothing else."))] = None,
     samples: Annotated[int | None, typer.Option(help="Samples to draw; the model's default if not given.")] = None,
@@ -248,8 +248,11 @@ def evaluate(
     from service.sampling.untimed import chosen_by_rule
     from service.scheduling import Limits
 
-    if report is not None and report.suffix.lower() not in (".html", ".htm"):
-        raise InvalidOption.at("--report", f"a name that ends in .html expected, got {cut(str(report))!r}")
+    if report is not None:
+        if report.suffix.lower() not in (".html", ".htm"):
+            raise InvalidOption.at("--report", f"a name that ends in .html expected, got {cut(str(report))!r}")
+        if report.is_dir() or not report.parent.is_dir():
+            raise InvalidOption.at("--report", f"a file in a folder that is there expected, got {cut(str(report))!r}")
     options = {name: value for name, value in {"samples": samples, "seed": seed}.items() if value is not None}
     with chosen_by_rule():
         loaded = _load(_repository(models, device), model)
@@ -258,23 +261,29 @@ def evaluate(
             found = evaluated(
                 loaded, data, lambda: decode_options(options, loaded, Limits()), truth, ood,
                 lambda rows: progress.update(task, description=f"evaluate: {rows:,} rows"))
-    if report is not None:
-        report.write_text(found.html(), encoding="utf-8")
     if as_json:
         _print_json(found.as_json)
     else:
         _print(_evaluation_table(found.as_json))
+    if report is not None:
+        try:
+            report.write_text(found.html(), encoding="utf-8")
+        except OSError as e:
+            raise ErrorbarError(f"{report}: cannot be written: {e.strerror or e}") from e
 
 
 def _evaluation_table(found: Mapping[str, Any]) -> Table:
-    """A line a metric: each way's figure with its interval."""
+    """A line a metric: each way's figure with its interval, and how far the last is above the first."""
     ways = list(dict.fromkeys(way for metric in found["metrics"] for way in metric["values"]))
-    table = Table("metric", *ways, "unit", box=None, title=f"{found['rows']:,} rows", title_justify="left")
+    name, drawn = f"{found['model']}/{found['version']}", found["sampling"]
+    table = Table("metric", *ways, f"{ways[-1]} - {ways[0]}", "unit", box=None, title_justify="left", title=(
+        f"{name}, {found['rows']:,} rows, {drawn['samples']} samples, seed {drawn['seed']}"))
     for metric in found["metrics"]:
         cells = [_estimate(metric["values"].get(way)) for way in ways]
-        table.add_row(metric["name"], *cells, metric["unit"])
+        table.add_row(metric["name"], *cells, _estimate(metric["differences"].get(ways[-1])), metric["unit"])
     for score, by_way in (found["other"] or {"auroc": {}})["auroc"].items():
-        table.add_row(f"AUROC of {score}, other rows", *(_estimate(by_way.get(way)) for way in ways), "share of pairs")
+        cells = [_estimate(by_way.get(way)) for way in ways]
+        table.add_row(f"AUROC of {score}, other rows", *cells, "", "share of pairs")
     return table
 
 
@@ -284,7 +293,8 @@ def _estimate(value: Mapping[str, Any] | None) -> str:
     if value["estimate"] is None:
         return "infinite"
     low, high = value.get("low"), value.get("high")
-    return _number(value["estimate"]) + ("" if low is None or high is None else f" ({low:.3g} to {high:.3g})")
+    # where all resamples are the same they say nothing
+    return _number(value["estimate"]) + ("" if low is None or low == high else f" ({low:.4g} to {_number(high)})")
 
 
 def _print_json(value: Any) -> None:

@@ -71,7 +71,6 @@ _NLL = _Wanted("negative log-likelihood", "Surprise at the label; lower is bette
 _BRIER = _Wanted("Brier score", "Squared distance of the probabilities from the label; lower is better.", "0 to 2")
 _AURC = _Wanted("area under risk-coverage", "Mean risk if only the surest rows are answered, over all shares of rows; "
                 "lower is better.", "mean loss")
-_ECE = "calibration error (ECE)"
 
 
 def of_classes(sides: Mapping[str, Side], labels: NDArray[np.int64], seed: int = 0) -> Compared:
@@ -88,7 +87,7 @@ def of_classes(sides: Mapping[str, Side], labels: NDArray[np.int64], seed: int =
             curves[way] = risk_coverage(errors, side.score)
         bins[way] = reliability(*top_label(side.mean, labels))
     metrics = _measured(wanted, tuple(sides), seed)
-    return Compared((*metrics, _calibration(bins)), reliability=bins, risk_coverage=curves)
+    return Compared((*metrics, *_calibration(bins)), reliability=bins, risk_coverage=curves)
 
 
 def of_labels(sides: Mapping[str, Side], truth: NDArray[np.int64], seed: int = 0) -> Compared:
@@ -97,6 +96,7 @@ def of_labels(sides: Mapping[str, Side], truth: NDArray[np.int64], seed: int = 0
                     "share of rows", hits=True)
     hamming = _Wanted("Hamming loss", "Share of a row's labels on the wrong side of 0.5; lower is better.",
                       "share of labels")
+    surprise = _Wanted(_NLL.name, "Surprise at each label's yes or no; lower is better.", "nats a label")
     brier = _Wanted("Brier score", "Squared distance of a label's probability from 0 or 1; lower is better.", "0 to 1")
     wanted: dict[tuple[_Wanted, str], Statistic] = {}
     curves, bins = {}, {}
@@ -104,14 +104,14 @@ def of_labels(sides: Mapping[str, Side], truth: NDArray[np.int64], seed: int = 0
         losses = scores.hamming_losses(side.mean, truth)
         wanted[exact, way] = one_minus(mean_of(scores.subset_errors(side.mean, truth)))
         wanted[hamming, way] = mean_of(losses)
-        wanted[_NLL, way] = mean_of(scores.binary_log_losses(side.mean, truth))
+        wanted[surprise, way] = mean_of(scores.binary_log_losses(side.mean, truth))
         wanted[brier, way] = mean_of(scores.binary_brier_scores(side.mean, truth))
         if side.score is not None:
             wanted[_AURC, way] = risk_coverage_area(losses, side.score)
             curves[way] = risk_coverage(losses, side.score)
         bins[way] = reliability(side.mean, truth)
     metrics = _measured(wanted, tuple(sides), seed)
-    return Compared((*metrics, _calibration(bins)), reliability=bins, risk_coverage=curves)
+    return Compared((*metrics, *_calibration(bins)), reliability=bins, risk_coverage=curves)
 
 
 def of_target(sides: Mapping[str, Side], target: Array, seed: int = 0, of: str = "") -> Compared:
@@ -189,8 +189,11 @@ def _interval(found: Bootstrapped[tuple[_Wanted, str]], metric: _Wanted, way: st
     return proportion_interval(round(interval.estimate * rows), rows) if metric.hits else interval
 
 
-def _calibration(bins: Mapping[str, Reliability]) -> Metric:
-    by_chance = ", ".join(f"{r.error_if_calibrated:.3f} for {way}" for way, r in bins.items())
-    return Metric(_ECE, "How far confidence is from the share that came true, in bins of equal size; lower is better. "
-                  f"Perfectly calibrated answers would show by chance about {by_chance}. It has no interval: few rows "
-                  "bias it upwards.", "share of rows", {way: r.expected_error for way, r in bins.items()})
+def _calibration(bins: Mapping[str, Reliability]) -> tuple[Metric, Metric]:
+    """And what chance makes of it."""
+    return (
+        Metric("calibration error (ECE)", "How far confidence is from the share that came true, in bins of equal size; "
+               "lower is better. It has no interval: few rows bias it upwards.", "share of rows",
+               {way: r.expected_error for way, r in bins.items()}),
+        Metric("ECE by chance", "What perfectly calibrated answers with these confidences would show on as many rows.",
+               "share of rows", {way: r.error_if_calibrated for way, r in bins.items()}))

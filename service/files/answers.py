@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.files.parts import TruthAt
 from service.files.run import chunk_rows
 from service.files.source import Source
 from service.files.truths import Truths, truths_of
@@ -24,7 +27,7 @@ Array = NDArray[np.float64]
 class Answers:
     """Of all rows. predicted: (rows, outputs), every dropout off. sampled: by the contract's names, (rows, outputs) or
     (rows,). samples: (rows, samples, outputs) where they were wanted. truths: see `truths_of`; None where the file has
-    none. digest: of the file."""
+    none. digest: sha256 of the file."""
 
     predicted: Array
     sampled: Mapping[str, Array]
@@ -38,11 +41,11 @@ class Answers:
 
 
 def answers_of(
-    file: str, model: ReadyModel, options: Options, truth: str | None, keep: bool = False,
+    file: str, model: ReadyModel, options: Options, truth: TruthAt, keep: bool = False,
     watch: Callable[[int], object] = lambda rows: None,
 ) -> Answers:
-    """Runs all rows of a file. truth: its name in the file. keep: the samples too, drawn a second time where the answer
-    itself is exact. watch: told how many rows are done. InvalidInput, ModelFailed."""
+    """Runs all rows of a file. truth: where it stands in the file. keep: the samples too, which are drawn a second time.
+    watch: told how many rows are done. InvalidInput, ModelFailed."""
     predicted: list[Array] = []
     columns: dict[str, list[Array]] = {}
     truths: list[Truths] = []
@@ -60,13 +63,18 @@ def answers_of(
             if keep:
                 draws = answered(Job(model, "uncertainty", inputs, float("inf"), replace(here, include_samples=True)))
                 kept.append(_flat(draws.arrays["sample_values"], 2))
-            if truth is not None:
+            if truth.needed:
                 truths.append(truths_of(source.truths, model, source.named, first))
             watch(source.at)
-        digest = source.digest()
+        digest = source.digest() if file == "-" else _digest(file)
     return Answers(
         np.concatenate(predicted), {name: _joined(parts) for name, parts in columns.items()},
         np.concatenate(kept) if kept else None, np.concatenate(truths) if truths else None, digest)
+
+
+def _digest(file: str) -> str:
+    with Path(file).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _flat(values: NDArray[np.floating] | NDArray[np.integer] | None, axes: int = 1) -> Array:

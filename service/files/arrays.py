@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from service.api.arrays import npy_header
 from service.errors import nearest, reason
-from service.files.parts import Arrays
+from service.files.parts import Arrays, TruthAt
 from service.repository import Input, Manifest
 
 _SKIPPED_BYTES = 16 << 20  # at once
@@ -80,21 +80,24 @@ def _spooled(file: IO[bytes]) -> IO[bytes]:
 
 class ArrayFile:
     """Several arrays of as many rows: one an input, or one a feature, or any single one that is the one input. truth:
-    name of one more, that is no input."""
+    one more, that is no input."""
 
-    def __init__(self, file: BinaryIO, members: Sequence[Member], manifest: Manifest, truth: str | None = None) -> None:
-        self._file, self._members, self._truth = file, list(members), truth
+    def __init__(
+        self, file: BinaryIO, members: Sequence[Member], manifest: Manifest, truth: TruthAt | None = None
+    ) -> None:
+        self._file, self._members = file, list(members)
+        self._truth = None if truth is None else truth.name
         lengths = {member.name: member.rows for member in members}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"arrays of one length expected, got {lengths}")
-        if truth is not None and truth not in lengths:
-            raise ValueError(f"array {truth!r}: missing")
-        self._inputs = _inputs_of([member for member in members if member.name != truth], manifest)
+        if truth is not None and truth.needed and truth.name not in lengths:
+            raise ValueError(f"array {truth.name!r} with the truth: missing{nearest(truth.name, lengths)}")
+        self._inputs = _inputs_of([member for member in members if member.name != self._truth], manifest)
 
     def read(self, count: int) -> Arrays:
         parts = {member.name: member.read(count) for member in self._members}
         inputs = {name: _joined([parts[n] for n in names]) for name, names in self._inputs.items()}
-        return Arrays(inputs, None if self._truth is None else parts[self._truth])
+        return Arrays(inputs, parts.get(self._truth or ""))
 
     def skip(self, count: int) -> int:
         done = 0
@@ -113,9 +116,9 @@ class ArrayFile:
         self._file.close()
 
 
-def npy_file(file: BinaryIO, manifest: Manifest, truth: str | None = None) -> ArrayFile:
-    if truth is not None:
-        raise ValueError(f"an archive with an array {truth!r} expected, got one array; call it .npz")
+def npy_file(file: BinaryIO, manifest: Manifest, truth: TruthAt | None = None) -> ArrayFile:
+    if truth is not None and truth.needed:
+        raise ValueError(f"an archive with an array {truth.name!r} expected, got one array; call it .npz")
     if _begins_as_archive(file):
         if zipfile.is_zipfile(file):
             raise ValueError("one array expected, got an archive of them; call it .npz")
@@ -123,7 +126,7 @@ def npy_file(file: BinaryIO, manifest: Manifest, truth: str | None = None) -> Ar
     return ArrayFile(file, [Member("", file)], manifest)
 
 
-def npz_file(file: BinaryIO, manifest: Manifest, truth: str | None = None) -> ArrayFile:
+def npz_file(file: BinaryIO, manifest: Manifest, truth: TruthAt | None = None) -> ArrayFile:
     if file.read(1) == b"\x93":
         raise ValueError("an archive of arrays expected, got one array; call it .npy")
     archive = zipfile.ZipFile(file)

@@ -18,6 +18,7 @@ from service.evaluation.bootstrap import Interval
 from service.evaluation.report import Report, ScoreHistogram, render, score_histogram
 from service.evaluation.sides import Compared, Side, as_json, of_classes, of_labels, of_strangers, of_target, shown
 from service.files.answers import Answers, Array, answers_of
+from service.files.parts import TruthAt
 from service.files.truths import NAMES
 from service.repository import ReadyModel
 from service.scheduling import Options
@@ -43,15 +44,16 @@ def evaluated(
 ) -> Evaluation:
     """model: loaded and evaluated within `chosen_by_rule`, so that the same figures come out again. data: the labelled
     file. truth: what holds the truth in it; by default "label", or "value" of a regression. other: a file of rows of
-    another kind, without truth. watch: told how many rows are done. InvalidInput, InvalidOption,
+    another kind, whose truth does not matter. watch: told how many rows are done. InvalidInput, InvalidOption,
     UncertaintyUnavailable, ModelFailed."""
     task = model.manifest.task
     if task not in NAMES:
         raise InvalidOption.at("MODEL", f"a model whose answers have a truth expected, got the task {task!r}")
     chosen = options()  # refuses a model without dropout
     keep = task == "regression" and _noise_is_known(model)
-    found = answers_of(data, model, chosen, truth or NAMES[task], keep, watch)
-    strangers = None if other is None else answers_of(other, model, chosen, None, watch=watch)
+    name = NAMES[task] if truth is None else truth
+    found = answers_of(data, model, chosen, TruthAt(name, needed=True), keep, watch)
+    strangers = None if other is None else answers_of(other, model, chosen, TruthAt(name, needed=False), watch=watch)
     compared = _compared(model, found)
     histograms, separations = ((), {}) if strangers is None else _strangers(model, found, strangers)
     facts = _facts(model, chosen, data, found, other, strangers)
@@ -87,12 +89,12 @@ def _compared(model: ReadyModel, found: Answers) -> Compared:
 
 def _targets(model: ReadyModel, found: Answers, truths: Array) -> Compared:
     """Each target by itself."""
-    targets = truths.shape[1]
+    targets, fixed = truths.shape[1], _fixed_noise(model, found.rows)
     parts = []
     for j in range(targets):
         std, noise = _column(found.sampled["std"], j), _noise(model, found, j)
         sides = {
-            EVAL: Side(found.predicted[:, j], total_std=_fixed_noise(model, found.rows)),
+            EVAL: Side(found.predicted[:, j], None, fixed, found.predicted[None, :, j], fixed),
             MC: Side(_column(found.sampled["mean"], j), std, None if noise is None else np.sqrt(std**2 + noise**2),
                      None if found.samples is None else found.samples[..., j].T, noise),
         }

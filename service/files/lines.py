@@ -14,10 +14,10 @@ from typing import BinaryIO
 import orjson
 
 from service.api.decode import is_plain
-from service.errors import cut
-from service.files.parts import Rows
+from service.errors import cut, nearest
+from service.files.parts import Rows, TruthAt
 
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _LONGEST_BYTES = 64 << 20  # of a line: a file without line ends must not be taken into memory whole
@@ -66,10 +66,10 @@ def _length(file: BinaryIO) -> int | None:
 
 class Csv:
     """A header that is not all numbers names the features; without one, rows are lists of numbers. The cells of one
-    column may be text."""
+    column, of the truth, may be text."""
 
-    def __init__(self, file: BinaryIO, text_column: str | None = None) -> None:
-        self._text_column = text_column
+    def __init__(self, file: BinaryIO, truth: TruthAt | None = None) -> None:
+        self._truth = truth
         self._lines = Lines(file)
         self._reader = csv.reader(_each_end(self._lines))
         self._records = self._found()
@@ -103,8 +103,11 @@ class Csv:
             if not line:
                 continue
             cells = [cell.strip() for cell in line]
-            if first and not all(_NUMBER.fullmatch(cell) or _NOT_FINITE.fullmatch(cell) for cell in cells):
+            if first and not all(NUMBER.fullmatch(cell) or _NOT_FINITE.fullmatch(cell) for cell in cells):
                 self._header = cells
+                if self._truth is not None and self._truth.needed and self._truth.name not in cells:
+                    raise ValueError(f"line {self._reader.line_num}: a column {self._truth.name!r} with the truth "
+                                     f"expected{nearest(self._truth.name, cells)}; --truth says what it is called")
                 twice = [cell for cell in cells if cells.count(cell) > 1]
                 if twice:
                     raise ValueError(f"line {self._reader.line_num}: two columns are called {cut(twice[0])!r}")
@@ -121,11 +124,11 @@ class Csv:
         return {name: self._number(cell, place) for place, (name, cell) in enumerate(zip(header, cells, strict=True))}
 
     def _number(self, cell: str, place: int) -> float | int | str:
-        if self._header is not None and self._header[place] == self._text_column:
+        if self._header is not None and self._truth is not None and self._header[place] == self._truth.name:
             return cell
         if _INTEGER.fullmatch(cell):
             return int(cell)
-        if _NUMBER.fullmatch(cell):
+        if NUMBER.fullmatch(cell):
             return float(cell)
         column = place + 1 if self._header is None else repr(cut(self._header[place]))
         expected = "a finite number" if _NOT_FINITE.fullmatch(cell) else "a number"

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class TruthAt(NamedTuple):
+    """name: of the column, key or array that holds each row's truth. needed: whether it must be there; else what is
+    there is passed over."""
+
+    name: str
+    needed: bool
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from service.api.rows import decode_rows
 from service.errors import Fault, InvalidInput, reason
 from service.files.arrays import npy_file, npz_file
 from service.files.lines import Csv, JsonLines
-from service.files.parts import Part, Reader, Rows
+from service.files.parts import Part, Reader, Rows, TruthAt
 from service.repository import Manifest, ReadyModel
 
-_KINDS: dict[str, Callable[[BinaryIO, Manifest, str | None], Reader]] = {
+_KINDS: dict[str, Callable[[BinaryIO, Manifest, TruthAt | None], Reader]] = {
     ".npy": npy_file, ".npz": npz_file,
     ".csv": lambda file, manifest, truth: Csv(file, truth), ".jsonl": lambda file, manifest, truth: JsonLines(file),
 }
@@ -34,9 +34,9 @@ _PATH = re.compile(r"instances\[(\d+)\](?:\.(.+)|\[(\d+)\])?")
 class Source:
     """The rows of a file, read as they are needed. InvalidInput names the file, and the line or row and the column."""
 
-    def __init__(self, file: str, model: ReadyModel, truth: str | None = None) -> None:
-        """model: that the rows are for. truth: the column, key or array that holds each row's truth, beside its inputs.
-        """
+    def __init__(self, file: str, model: ReadyModel, truth: TruthAt | None = None) -> None:
+        """model: that the rows are for. truth: where each row's truth stands beside its inputs. Then, of a model whose
+        features have no names, the other columns of a table are its numbers in their order."""
         self.name = "standard input" if file == "-" else file
         self.at = 0
         """Rows that have been read."""
@@ -60,7 +60,7 @@ class Source:
         if not self.at:
             raise InvalidInput(f"{self.name}: no rows")
         if self._truth is not None:
-            self._part = part = self._take_truths(part, self._truth)
+            self._part = part = self._without_truths(part, self._truth)
         return self._decoded(part) if len(part) else {}
 
     def skip(self, count: int) -> int:
@@ -90,17 +90,16 @@ class Source:
         """The file, and that place in it."""
         return f"{self.name}: {self.place(row)}"
 
-    def _take_truths(self, part: Part, name: str) -> Part:
-        """From beside the inputs; what is left. Of a model whose features have no names, the other columns of a table
-        are its numbers in their order."""
+    def _without_truths(self, part: Part, truth: TruthAt) -> Part:
+        """What is left when they are taken."""
         if isinstance(part, Rows):
             for row, line in zip(part.rows, part.lines, strict=True):
-                if not isinstance(row, dict) or name not in row:
+                if truth.needed and (not isinstance(row, dict) or truth.name not in row):
                     where = "a column" if self._suffix == ".csv" else "a key"
-                    raise InvalidInput(f"{self.name}: line {line}: {where} {name!r} with the truth expected")
-            self.truths = [row.pop(name) for row in part.rows]
+                    raise InvalidInput(f"{self.name}: line {line}: {where} {truth.name!r} with the truth expected")
+            self.truths = [row.pop(truth.name, None) if isinstance(row, dict) else None for row in part.rows]
             if self._suffix == ".csv" and self._model.manifest.features is None:
-                return replace(part, rows=[list(row.values()) for row in part.rows])
+                return replace(part, rows=[list(r.values()) if isinstance(r, dict) else r for r in part.rows])
         elif part.truth is not None:
             self.truths = part.truth.tolist()
         return part

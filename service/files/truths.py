@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isfinite, prod
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidInput, cut, nearest
+from service.files.lines import NUMBER
 from service.repository import ReadyModel
 
 Truths = NDArray[np.float64]
+_LARGEST = 1e150  # a target's square is a number too
 NAMES = {"classification": "label", "multilabel": "label", "regression": "value"}
 """By task, what the truth is called in a file unless somebody says otherwise: as answers and feedback call it."""
 
@@ -47,8 +49,9 @@ class _Labels:
         if not isinstance(value, bool | list | dict | None):
             if name in self._places:
                 return self._places[name]
-            if name.isdecimal() and int(name) < len(self._names):
-                return int(name)
+            number = float(name) if NUMBER.fullmatch(name) else -1.0  # a table may have 1.0 for 1
+            if number.is_integer() and 0 <= number < len(self._names):
+                return self._places.get(str(int(number)), int(number))
         raise ValueError(f"a label of this model expected, got {cut(repr(value))}{nearest(name, self._names)}")
 
     def several(self, value: Any) -> list[int]:
@@ -63,10 +66,10 @@ class _Labels:
 def _targets(value: Any, count: int) -> list[float]:
     values = value if isinstance(value, list) else [value]
     try:
-        found = [float(v) for v in values if not isinstance(v, bool)]
+        found = [float(v) for v in values if not isinstance(v, bool) and (type(v) is not str or NUMBER.fullmatch(v))]
     except (TypeError, ValueError):
         found = []
-    if len(found) != len(values) or len(found) != count or not all(map(isfinite, found)):
+    if len(found) != len(values) or len(found) != count or not all(abs(v) <= _LARGEST for v in found):
         expected = "a finite number" if count == 1 else f"{count} finite numbers"
         raise ValueError(f"{expected} expected, got {cut(repr(value))}")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ def labels(tmp_path) -> np.ndarray:
     """Of the rows in flowers.npz, which are about half right whatever the model says."""
     labels = np.random.default_rng(1).integers(0, 2, len(X))
     np.savez(tmp_path / "flowers.npz", x=X, label=labels)
-    np.savez(tmp_path / "far.npz", x=FAR)
+    np.savez(tmp_path / "far.npz", x=FAR, label=np.zeros(len(FAR)))
+    (tmp_path / "species.csv").write_text("a,b,c,species\n1,2,3,none\n")
     return labels
 
 
@@ -74,6 +76,8 @@ def test_rows_of_another_kind_are_told_apart_and_everything_stands_in_one_html_f
     status, out, err = run("evaluate", "flowers", "--data", "flowers.npz", "--ood", "far.npz", "--report", "r.html")
     assert status == 0
     assert "AUROC of mutual information" in out
+    assert "flowers/1, 40 rows, 50 samples, seed 0" in out
+    assert "MC dropout - eval mode" in out
     assert err == ""
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     for part in ("flowers/1: evaluation", "Metrics", "Reliability", "Risk and coverage", "40 rows", "25 rows", "<svg"):
@@ -90,7 +94,9 @@ def test_the_same_rows_and_seed_give_the_same_figures_and_another_seed_others(ru
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["flowers", "--data", "flowers.npz", "--truth", "species"], "array 'species': missing"),
+    (["flowers", "--data", "flowers.npz", "--truth", "species"], "array 'species' with the truth: missing"),
+    (["flowers", "--data", "flowers.npz", "--report", "nowhere/r.html"], "a folder that is there expected"),
+    (["flowers", "--data", "species.csv"], "a column 'label' with the truth expected; --truth says"),
     (["plain", "--data", "flowers.npz"], "has no dropout to sample"),
     (["flowers", "--data", "flowers.npz", "--report", "r.pdf"], "a name that ends in .html expected"),
     (["flowers", "--data", "flowers.npz", "--samples", "1"], "samples: an integer from 2"),
@@ -100,3 +106,19 @@ def test_what_cannot_be_evaluated_is_said_in_a_sentence(run, labels, arguments, 
     assert (status, out) == (2, "")
     assert message in " ".join(err.split())
     assert not Path("r.pdf").exists()
+
+
+def test_rows_of_another_kind_may_have_a_header_of_their_own_and_a_truth_that_does_not_matter(run, tmp_path) -> None:
+    rows = [",".join(map(str, row)) for row in HEIGHT_ROWS]
+    (tmp_path / "own.csv").write_text("\n".join(["a,b,c,d,value", *(f"{row},0.5" for row in rows)]))
+    (tmp_path / "same.csv").write_text("\n".join(["a,b,c,d", *rows]))
+    for other in ("same.csv", "own.csv"):
+        status, out, _ = run("evaluate", "height", "--data", "own.csv", "--ood", other, "--json")
+        assert status == 0
+        assert json.loads(out)["other"]["auroc"]["std"]["MC dropout"]["estimate"] == pytest.approx(0.5)
+
+
+def test_the_digest_of_the_data_is_that_of_the_file(run, labels, tmp_path) -> None:
+    _, out, _ = run("evaluate", "flowers", "--data", "flowers.npz", "--json")
+    expected = hashlib.sha256((tmp_path / "flowers.npz").read_bytes()).hexdigest()
+    assert json.loads(out)["data"] == f"sha256:{expected}"

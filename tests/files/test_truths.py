@@ -13,6 +13,7 @@ import pytest
 from service.errors import InvalidInput
 from service.files import answers as answers_module
 from service.files.answers import answers_of
+from service.files.parts import TruthAt
 from service.files.truths import truths_of
 from service.repository import ReadyModel
 from service.sampling.untimed import chosen_by_rule
@@ -38,7 +39,7 @@ def read(model: ReadyModel, *given: Any) -> list[Any]:
 def test_a_label_is_its_name_or_its_place(by_rule) -> None:
     model = by_rule["flowers"]
     first, second = model.manifest.labels
-    assert read(model, first, second, 0, 1, 1.0, "1") == [0, 1, 0, 1, 1, 1]
+    assert read(model, first, second, 0, 1, 1.0, "1", "1.0") == [0, 1, 0, 1, 1, 1, 1]
 
 
 def test_a_number_that_is_a_label_is_that_label_and_no_place(by_rule) -> None:
@@ -47,7 +48,8 @@ def test_a_number_that_is_a_label_is_that_label_and_no_place(by_rule) -> None:
     assert read(digits, 1, 0, "1", 0.0) == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("wrong", ["no flower", 2, -1, 0.5, None, True, float("nan"), [0], {"label": 0}, ""])
+@pytest.mark.parametrize("wrong", [
+    "no flower", 2, -1, 0.5, None, True, float("nan"), [0], {"label": 0}, "", "0_1", "\u0660"])
 def test_what_is_no_label_is_refused_by_its_place(by_rule, wrong) -> None:
     with pytest.raises(InvalidInput, match=r"^row 1: a label of this model expected, got "):
         read(by_rule["flowers"], 0, wrong)
@@ -66,7 +68,7 @@ def test_a_value_is_one_finite_number_for_each_target(by_rule) -> None:
     assert read(by_rule["height"], 1.5, 2, "3e1", [4]) == [[1.5], [2], [30], [4]]
     assert read(by_rule["sizes"], [1, 2.5]) == [[1, 2.5]]
     for model, wrong in (("height", "tall"), ("height", float("inf")), ("height", True), ("height", [1, 2]),
-                         ("height", None), ("sizes", 1.0), ("sizes", [1, "x"])):
+                         ("height", None), ("height", "1_5"), ("height", 1e200), ("sizes", 1.0), ("sizes", [1, "x"])):
         with pytest.raises(InvalidInput, match=r"row 0: (a|2) finite number"):
             read(by_rule[model], wrong)
 
@@ -92,9 +94,9 @@ def test_rows_and_truths_come_apart_alike_from_every_kind_of_file(by_rule, tmp_p
     with chosen_by_rule():
         names = [f.name for f in model.manifest.features]
         file = labelled(tmp_path, kind, [first, second, first, second, first], names)
-        found = answers_of(str(file), model, SHARED, "label")
+        found = answers_of(str(file), model, SHARED, TruthAt("label", needed=True))
         np.save(tmp_path / "plain.npy", np.array(ROWS))
-        plain = answers_of(str(tmp_path / "plain.npy"), model, SHARED, None)
+        plain = answers_of(str(tmp_path / "plain.npy"), model, SHARED, TruthAt("label", needed=False))
     assert found.truths is not None
     assert found.truths.tolist() == [0, 1, 0, 1, 0]
     assert plain.truths is None
@@ -115,11 +117,11 @@ def test_a_file_whose_truth_is_missing_or_wrong_is_refused_by_its_line(
     monkeypatch.chdir(tmp_path)
     Path(name).write_text(content)
     with pytest.raises(InvalidInput) as refused:
-        answers_of(name, by_rule["flowers"], SHARED, "label")
+        answers_of(name, by_rule["flowers"], SHARED, TruthAt("label", needed=True))
     assert refused.value.detail.startswith(message)
 
 
 def test_one_array_alone_has_no_room_for_the_truth(by_rule, tmp_path) -> None:
     np.save(tmp_path / "a.npy", np.array(ROWS))
     with pytest.raises(InvalidInput, match=r"call it \.npz"):
-        answers_of(str(tmp_path / "a.npy"), by_rule["flowers"], SHARED, "label")
+        answers_of(str(tmp_path / "a.npy"), by_rule["flowers"], SHARED, TruthAt("label", needed=True))
