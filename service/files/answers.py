@@ -44,8 +44,8 @@ def answers_of(
     file: str, model: ReadyModel, options: Options, truth: TruthAt, keep: bool = False,
     watch: Callable[[int], object] = lambda rows: None,
 ) -> Answers:
-    """Runs all rows of a file. truth: where it stands in the file. keep: the samples too, which are drawn a second time.
-    watch: told how many rows are done. InvalidInput, ModelFailed."""
+    """Runs all rows of a file. truth: where it stands in the file. keep: the samples too, drawn a second time. watch:
+    told how many rows are done. InvalidInput, ModelFailed."""
     predicted: list[Array] = []
     columns: dict[str, list[Array]] = {}
     truths: list[Truths] = []
