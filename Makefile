@@ -15,7 +15,7 @@ serve: .venv/.serve
 test: .venv/.test
 	.venv/bin/python -m pytest -m "not slow" $(ARGS)
 
-# Real servers that fail, end and are many, and models that are trained again.
+# Real servers that fail, end, are many or fuzzed, every page's examples, and models that are trained again.
 test-slow: .venv/.test
 	.venv/bin/python -m pytest -m slow $(ARGS)
 

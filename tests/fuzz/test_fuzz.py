@@ -12,6 +12,7 @@ from tests.fuzz.mutations import fuzzed
 from tests.fuzz.raw import verdict
 from tests.fuzz.target import Target, target
 
+pytestmark = pytest.mark.slow
 LIVE = b"GET /healthz HTTP/1.1\r\n\r\n"
 
 

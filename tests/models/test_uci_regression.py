@@ -25,6 +25,7 @@ from models.recipes.uci_scoring import (
 )
 from models.recipes.uci_training import BATCH_ROWS, Dropped, Streams, Task, Weights, train
 
+pytestmark = pytest.mark.slow
 HIDDEN = 6
 
 

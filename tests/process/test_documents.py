@@ -12,6 +12,8 @@ import pytest
 from tests.process.conftest import ROOT
 from tests.process.documents import PAGES, README, blocks, check_blocks, same
 
+pytestmark = pytest.mark.slow
+
 COMPARED = {"client": 5, "inputs": 1, "open-inference": 1, "operations": 1, "statistics": 1}
 
 
