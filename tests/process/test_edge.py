@@ -186,7 +186,11 @@ def test_workers_share_keys_and_the_administrators_port_and_outlive_being_told_t
     with served("--models", str(small_models), workers="2", keys=str(path), admin_port="0") as server:
         server.read_until("ready: ")  # the second one
         server.process.send_signal(signal.SIGHUP)
-        path.write_text(with_key("", "new", hashed("new")))
+        for _ in range(2):
+            server.read_until("keys: read again")  # the same, by each
+        written = tmp_path / "written.toml"
+        written.write_text(with_key("", "new", hashed("new")))
+        written.replace(path)
         for _ in range(2):
             server.read_until("keys: read again")
         for key, status in [("old", 401), ("new", 200)] * 8:  # of connections of their own, so that both are asked
